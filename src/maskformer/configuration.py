@@ -1,0 +1,325 @@
+"""The configuration of MaskFormer: every field transformers documents, and the few this package adds.
+
+`config.json` is interchangeable with transformers in both directions. Fields of ours are left out of the file while
+they hold their default; a network that transformers cannot represent is written under a model type of ours, so that
+transformers refuses the file instead of filling what it does not know with random weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, Literal
+
+from transformers import AutoConfig, PreTrainedConfig
+
+EXTENDED_MODEL_TYPE = "maskformer-extended"
+PER_PIXEL_MODEL_TYPE = "per-pixel-baseline"
+_OUR_MODEL_TYPES = (EXTENDED_MODEL_TYPE, PER_PIXEL_MODEL_TYPE)
+
+BACKBONE_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+
+# The Swin-B backbone pre-trained at 384 pixels: the default of the published configuration class.
+_DEFAULT_BACKBONE: dict[str, Any] = {
+    "model_type": "swin",
+    "depths": [2, 2, 18, 2],
+    "drop_path_rate": 0.3,
+    "image_size": 384,
+    "embed_dim": 128,
+    "num_heads": [4, 8, 16, 32],
+    "window_size": 12,
+    "out_features": BACKBONE_STAGES,
+}
+
+# Fields this package adds, with the value that means what transformers means.
+_ADDITIONS: dict[str, Any] = {
+    "pixel_decoder_encoder_layers": 0,
+    "enforce_input_projection": False,
+    "backbone_norm": "batch",
+    "backbone_stem": "basic",
+    "class_cost": 1.0,
+    "class_weights": None,
+    "stuff_class_ids": None,
+}
+
+
+class MaskFormerConfig(PreTrainedConfig):
+    """Configuration of `MaskFormerModel` and `MaskFormerForInstanceSegmentation` (paper sections 3.2 to 3.4).
+
+    Every argument is also an attribute; each is explained where it is declared below. Further keyword arguments
+    (`id2label`, `num_labels`, `output_hidden_states`, ...) go to `transformers.PreTrainedConfig`.
+
+    Raises:
+        ValueError: a field is outside its range, or the decoder is not a DETR decoder.
+    """
+
+    model_type = "maskformer"
+    attribute_map = {"hidden_size": "mask_feature_size"}
+    # A property in the newest releases, a plain dictionary in the oldest that are supported.
+    sub_configs = {  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+        "backbone_config": AutoConfig,
+        "decoder_config": AutoConfig,
+    }
+    backbones_supported = ["resnet", "swin"]
+    decoders_supported = ["detr"]
+
+    def __init__(
+        self,
+        fpn_feature_size: int = 256,
+        mask_feature_size: int = 256,
+        no_object_weight: float = 0.1,
+        use_auxiliary_loss: bool = False,
+        backbone_config: dict[str, Any] | PreTrainedConfig | None = None,
+        decoder_config: dict[str, Any] | PreTrainedConfig | None = None,
+        init_std: float = 0.02,
+        init_xavier_std: float = 1.0,
+        dice_weight: float = 1.0,
+        cross_entropy_weight: float = 1.0,
+        mask_weight: float = 20.0,
+        output_auxiliary_logits: bool | None = None,
+        deep_supervision: bool = False,
+        pixel_decoder_encoder_layers: int = 0,
+        enforce_input_projection: bool = False,
+        backbone_norm: Literal["batch", "frozen"] = "batch",
+        backbone_stem: Literal["basic", "deeplab"] = "basic",
+        class_cost: float = 1.0,
+        class_weights: Sequence[float] | None = None,
+        stuff_class_ids: Sequence[int] | None = None,
+        **kwargs: Any,
+    ):
+        # Width of the FPN maps, and the width E of the mask embedding space (paper: C_E = 256).
+        self.fpn_feature_size = fpn_feature_size
+        self.mask_feature_size = mask_feature_size
+        # Weight of the "no object" class in the cross entropy (paper section 4.1: 0.1).
+        self.no_object_weight = no_object_weight
+        # Loss on every decoder layer. In the file it is called `deep_supervision`, see `to_dict`.
+        self.use_auxiliary_loss = bool(use_auxiliary_loss or deep_supervision)
+        self.backbone_config = _nested_config(backbone_config, _DEFAULT_BACKBONE)
+        self.decoder_config = _nested_config(decoder_config, {"model_type": "detr"})
+        # Standard deviation of the normal initialisation, and gain of the Xavier initialisation.
+        self.init_std = init_std
+        self.init_xavier_std = init_xavier_std
+        # Weights of the three loss terms; the mask and dice weights are also those of the matching cost.
+        self.dice_weight = dice_weight
+        self.cross_entropy_weight = cross_entropy_weight
+        self.mask_weight = mask_weight
+        # Whether `forward` returns the auxiliary predictions when it is not told.
+        self.output_auxiliary_logits = output_auxiliary_logits
+
+        # Transformer encoder layers on the lowest map before the FPN (the authors' "+ 6 Enc" models); 0 = plain FPN.
+        self.pixel_decoder_encoder_layers = pixel_decoder_encoder_layers
+        # Project the lowest map even where its width already equals the decoder's.
+        self.enforce_input_projection = enforce_input_projection
+        # ResNet only: "batch" = trainable batch norm, "frozen" = constants (the authors' networks).
+        self.backbone_norm: Literal["batch", "frozen"] = backbone_norm
+        # ResNet only: "basic" = one 7x7 convolution; "deeplab" = three 3x3 convolutions and dilation 1, 2, 4 in the
+        # last stage (the authors' R50c and R101c).
+        self.backbone_stem: Literal["basic", "deeplab"] = backbone_stem
+        # Weight of the class probability in the matching cost.
+        self.class_cost = class_cost
+        # One weight per class for the cross entropy; None = all one.
+        self.class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
+        # Classes that are "stuff": their segments are fused by the panoptic post-processing.
+        self.stuff_class_ids = None if stuff_class_ids is None else [int(label) for label in stuff_class_ids]
+
+        self._check_decoder()
+        # Derived, under the names generic tools of transformers look for; never read from a file.
+        kwargs.pop("num_attention_heads", None)
+        kwargs.pop("num_hidden_layers", None)
+        self.num_attention_heads = self.decoder_config.encoder_attention_heads
+        self.num_hidden_layers = self.decoder_config.encoder_layers
+        super().__init__(**kwargs)
+        self._check()
+
+    def _check_decoder(self) -> None:
+        if self.decoder_config.model_type not in self.decoders_supported:
+            raise ValueError(
+                f"decoder_config is of model type {self.decoder_config.model_type!r}, expected 'detr': "
+                "pass a DetrConfig or a dict with model_type='detr'"
+            )
+
+    def _check(self) -> None:
+        if self.backbone_norm not in ("batch", "frozen"):
+            raise ValueError(f"backbone_norm is {self.backbone_norm!r}, expected 'batch' or 'frozen'")
+        if self.backbone_stem not in ("basic", "deeplab"):
+            raise ValueError(f"backbone_stem is {self.backbone_stem!r}, expected 'basic' or 'deeplab'")
+        if self.pixel_decoder_encoder_layers < 0:
+            raise ValueError(
+                f"pixel_decoder_encoder_layers is {self.pixel_decoder_encoder_layers}, expected 0 (plain FPN) or more"
+            )
+        if self.class_weights is not None and len(self.class_weights) != self.num_labels:
+            raise ValueError(
+                f"class_weights has {len(self.class_weights)} entries but the model has {self.num_labels} classes: "
+                "give one weight per class of id2label, without the no-object class"
+            )
+        if any(label not in range(self.num_labels or 0) for label in self.stuff_class_ids or ()):
+            raise ValueError(
+                f"stuff_class_ids is {self.stuff_class_ids}, expected class ids from 0 to {(self.num_labels or 0) - 1}"
+            )
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether transformers' own class cannot represent this network."""
+        return (
+            self.pixel_decoder_encoder_layers > 0
+            or self.backbone_stem != "basic"
+            or (self.enforce_input_projection and self._lowest_width() == self.decoder_config.d_model)
+        )
+
+    def _lowest_width(self) -> int | None:
+        widths = getattr(self.backbone_config, "hidden_sizes", None)
+        return widths[-1] if widths else getattr(self.backbone_config, "hidden_size", None)
+
+    @classmethod
+    def from_backbone_and_decoder_configs(
+        cls, backbone_config: PreTrainedConfig, decoder_config: PreTrainedConfig, **kwargs: Any
+    ) -> MaskFormerConfig:
+        """A configuration out of the two nested ones, as in transformers."""
+        return cls(backbone_config=backbone_config, decoder_config=decoder_config, **kwargs)
+
+    @classmethod
+    def from_zoo(cls, name: str, **overrides: Any) -> MaskFormerConfig:
+        """The configuration of one of the 30 published models (`maskformer zoo` lists them).
+
+        `name` is a zoo name or the authors' configuration path; `overrides` replace fields.
+
+        Raises:
+            ValueError: there is no such model.
+        """
+        entries = json.loads(resources.files("maskformer.checkpoints").joinpath("zoo.json").read_text())
+        for entry in entries:
+            if name in (entry["name"], entry["original_config"]):
+                return _zoo_config(entry, overrides)
+        known = ", ".join(entry["name"] for entry in entries)
+        raise ValueError(f"there is no published model called {name!r}; the zoo has: {known}")
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
+        """The dictionary of a file, with this package's own model types brought back to the published ones."""
+        config, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config.get("model_type") in _OUR_MODEL_TYPES:
+            config["model_type"] = cls.model_type
+        decoder = config.get("decoder_config")
+        if isinstance(decoder, dict) and decoder.get("model_type") in _OUR_MODEL_TYPES:
+            decoder["model_type"] = "detr"
+        return config, rest
+
+    def to_dict(self) -> dict[str, Any]:
+        """The dictionary that is written to `config.json`.
+
+        `use_auxiliary_loss` is always written as false, beside our own `deep_supervision`: a saved true makes
+        transformers raise, even at inference.
+        """
+        output = super().to_dict()
+        for field, default in _ADDITIONS.items():
+            if output.get(field) == default:
+                output.pop(field, None)
+        if output.pop("use_auxiliary_loss", False):
+            output["deep_supervision"] = True
+        output["use_auxiliary_loss"] = False
+        if self.is_extended:
+            # The nested type is what makes transformers' MaskFormerConfig refuse; the outer one its AutoConfig.
+            output["model_type"] = EXTENDED_MODEL_TYPE
+            output["decoder_config"]["model_type"] = EXTENDED_MODEL_TYPE
+        return output
+
+
+class PerPixelBaselineConfig(MaskFormerConfig):
+    """Configuration of `PerPixelBaseline` and `PerPixelBaselinePlus` (paper section 4.1 and appendix).
+
+    The same fields; the decoder is used by baseline+ alone, whose queries are the classes.
+    """
+
+    model_type = PER_PIXEL_MODEL_TYPE
+
+    def __init__(self, **kwargs: Any):
+        # Without a constructor of its own the class would get a generated one, which knows none of the fields.
+        super().__init__(**kwargs)
+
+    @property
+    def is_extended(self) -> bool:
+        return True
+
+    def to_dict(self) -> dict[str, Any]:
+        output = super().to_dict()
+        output["model_type"] = PER_PIXEL_MODEL_TYPE
+        return output
+
+
+def _nested_config(given: dict[str, Any] | PreTrainedConfig | None, default: dict[str, Any]) -> Any:
+    if isinstance(given, PreTrainedConfig):
+        return given
+    fields = dict(default if given is None else given)
+    model_type = fields.pop("model_type", default["model_type"])
+    if model_type in _OUR_MODEL_TYPES:
+        model_type = "detr"
+    try:
+        return AutoConfig.for_model(model_type, **fields)
+    except ValueError as error:
+        raise ValueError(
+            f"the nested configuration has model_type {model_type!r}, which transformers does not know; "
+            "use one of its backbones, such as 'swin' or 'resnet', and 'detr' for the decoder"
+        ) from error
+
+
+_SWIN_SIZES: dict[str, dict[str, Any]] = {
+    "Swin-T": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7},
+    "Swin-S": {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24], "window_size": 7},
+    "Swin-B": {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 12},
+    "Swin-L": {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 12},
+}
+_RESNET_DEPTHS = {"R50": [3, 4, 6, 3], "R101": [3, 4, 23, 3]}
+
+
+def _zoo_backbone(entry: dict[str, Any]) -> dict[str, Any]:
+    name = entry["backbone"].split(" ")[0]
+    if name in _SWIN_SIZES:
+        image_size = 384 if _SWIN_SIZES[name]["window_size"] == 12 else 224
+        drop_path = entry["drop_path"]
+        return {
+            "model_type": "swin",
+            "image_size": image_size,
+            "drop_path_rate": drop_path,
+            "out_features": BACKBONE_STAGES,
+            **_SWIN_SIZES[name],
+        }
+    return {
+        "model_type": "resnet",
+        "depths": _RESNET_DEPTHS[name.rstrip("c")],
+        "embedding_size": 128 if name.endswith("c") else 64,
+        "out_features": BACKBONE_STAGES,
+    }
+
+
+def _zoo_config(entry: dict[str, Any], overrides: dict[str, Any]) -> MaskFormerConfig:
+    dropout = entry["dropout"]
+    is_resnet = entry["backbone"].startswith("R")
+    fields: dict[str, Any] = {
+        "backbone_config": _zoo_backbone(entry),
+        "decoder_config": {
+            "model_type": "detr",
+            "num_queries": entry["queries"],
+            "decoder_layers": entry["decoder_layers"],
+            # The authors' attention and feed-forward layers drop at the same rate as the residual branches.
+            "dropout": dropout,
+            "attention_dropout": dropout,
+            "activation_dropout": dropout,
+        },
+        "num_labels": entry["num_classes"],
+        "no_object_weight": entry["no_object_weight"],
+        "deep_supervision": entry["deep_supervision"],
+        "enforce_input_projection": entry["enforce_input_projection"],
+        "backbone_norm": "frozen" if is_resnet else "batch",
+        "backbone_stem": "deeplab" if is_resnet and "c" in entry["backbone"].split(" ")[0] else "basic",
+    }
+    if entry["pixel_decoder"] == "TransformerEncoderPixelDecoder":
+        fields["pixel_decoder_encoder_layers"] = entry["encoder_layers"]
+    classes = {
+        "MaskFormer": (MaskFormerConfig, "MaskFormerForInstanceSegmentation"),
+        "PerPixelBaseline": (PerPixelBaselineConfig, "PerPixelBaseline"),
+        "PerPixelBaseline+": (PerPixelBaselineConfig, "PerPixelBaselinePlus"),
+    }
+    config_class, architecture = classes[entry["model"]]
+    arguments: dict[str, Any] = {**fields, "architectures": [architecture], **overrides}
+    return config_class(**arguments)

@@ -1,0 +1,278 @@
+"""The loss of MaskFormer (section 3.2): classification of all queries plus mask loss of the matched ones, per head.
+
+Shapes: B batch, Q queries, C classes, N targets of one image, P matched pairs, H W image, h w stride-4 map.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from maskformer.losses.mask_loss import in_full_precision, matched_mask_losses
+from maskformer.losses.matcher import (
+    check_predictions,
+    checked_class_labels,
+    checked_mask_labels,
+    checked_valid_mask,
+)
+
+__all__ = ["LossNormalizer", "MaskFormerLoss"]
+
+
+@dataclass(frozen=True)
+class LossNormalizer:
+    """The two numbers that the sums of a loss are divided by: `sum / number`, times nothing else.
+
+    Both are means over the processes, because DistributedDataParallel and FSDP average the gradients over the
+    processes: mean over R ranks of `sum of the rank / (total / R)` is `sum of all / total`, what one process with the
+    whole batch computes. The loss of a single rank is therefore no loss of its own share; its mean over the ranks is
+    the loss of the batch. Whoever adds gradients over ranks instead of averaging them must divide by R.
+
+    For gradient accumulation, make one normalizer for all micro-batches of an optimizer step (`from_targets` of all
+    their labels, or `combine`), give it to each of them, and add the losses without dividing by their number (some
+    training engines do that division by themselves).
+
+    Attributes:
+        num_masks: target masks per process, 0-d or a number. It may be below 1 where processes outnumber targets. 0
+            (no target anywhere) divides by 1 instead: the sums are 0 then.
+        class_weight: sum over the queries of the weight of the class that each is assigned, 0-d or a number: the
+            denominator of a weighted cross entropy. A matched query has its target's class, any other "no object".
+    """
+
+    num_masks: Tensor | float
+    class_weight: Tensor | float
+
+    @classmethod
+    @torch.no_grad()
+    def from_targets(
+        cls,
+        class_labels: Sequence[Tensor] | Tensor,
+        num_queries: int,
+        empty_weight: Tensor,
+        across_processes: bool = True,
+    ) -> LossNormalizer:
+        """Counts targets; needs no predictions, so it is known before the first micro-batch is run.
+
+        Args:
+            class_labels: per image [N] integers in 0..C-1, of one batch or of all micro-batches of a step.
+            num_queries: Q of the model. Of an image with N > Q only Q targets can be matched; which ones is not known
+                from targets alone, so it counts Q times the mean weight of its targets.
+            empty_weight: [C+1] class weights, the last for "no object" (the criterion's buffer).
+            across_processes: mean over all processes whenever torch.distributed is initialised. Every process must
+                then call this equally often. False where processes do not compute the same thing, such as a
+                validation on one of them.
+        """
+        labels = checked_class_labels(class_labels, len(class_labels), len(empty_weight) - 1)
+        counts = [len(image_labels) for image_labels in labels]
+        shares = torch.tensor([min(1.0, num_queries / count) for count in counts for _ in range(count)])
+        num_unmatched = sum(max(0, num_queries - count) for count in counts)
+        weights = in_full_precision(empty_weight)
+        matched = (weights[torch.cat(labels).to(weights.device)] * shares.to(weights)).sum()
+        # one tensor, so that the processes exchange one message
+        numbers = torch.stack([weights.new_tensor(float(sum(counts))), matched + num_unmatched * weights[-1]])
+        if across_processes and distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(numbers, op=distributed.ReduceOp.SUM)
+            numbers = numbers / distributed.get_world_size()
+        return cls(num_masks=numbers[0], class_weight=numbers[1])
+
+    @classmethod
+    def combine(cls, parts: Iterable[LossNormalizer]) -> LossNormalizer:
+        """The normalizer of several micro-batches together: the sum of theirs, exact also for empty ones."""
+        parts = list(parts)
+        return cls(sum(part.num_masks for part in parts), sum(part.class_weight for part in parts))
+
+
+class MaskFormerLoss(nn.Module):
+    """Cross entropy of all queries, focal and dice loss of the matched ones; for the final and every auxiliary head.
+
+    Args:
+        num_labels: C, without "no object".
+        matcher: called as matcher(masks_queries_logits, class_queries_logits, mask_labels, class_labels), plus
+            valid_mask where there is one; masks are bool by then.
+        weight_dict: weight of each term, by its name with or without the suffix of the head. Used by `total` alone.
+        eos_coef: weight of "no object" in the cross entropy (0.1 in the paper).
+        class_weights: [C] weights of the classes in the cross entropy, all 1 by default.
+
+    Attributes:
+        empty_weight: buffer [C+1], class weights and `eos_coef`. Published files carry it, but here it follows from
+            the configuration: a file's value would silently win over a weight that was asked for.
+
+    Raises:
+        ValueError: weights that are negative, not finite or of the wrong number.
+    """
+
+    empty_weight: Tensor
+
+    def __init__(
+        self,
+        num_labels: int,
+        matcher: nn.Module,
+        weight_dict: Mapping[str, float],
+        eos_coef: float,
+        class_weights: Sequence[float] | Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_labels = num_labels
+        self.matcher = matcher
+        self.weight_dict = dict(weight_dict)
+        self.eos_coef = eos_coef
+        self.class_weights = [1.0] * num_labels if class_weights is None else [float(w) for w in class_weights]
+        if len(self.class_weights) != num_labels:
+            raise ValueError(f"class_weights has {len(self.class_weights)} entries, expected num_labels={num_labels}.")
+        for weight in (*self.class_weights, eos_coef):
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"class_weights and eos_coef must be finite and not negative, got {weight}.")
+        self.register_buffer("empty_weight", self._build_empty_weight(), persistent=False)
+
+    def _build_empty_weight(self) -> Tensor:
+        return torch.tensor([*self.class_weights, self.eos_coef], dtype=torch.float32)
+
+    def reset_buffers(self) -> None:
+        """Set the buffer again, after a construction on the meta device."""
+        self.empty_weight.copy_(self._build_empty_weight())
+
+    def compute_normalizer(
+        self, class_labels: Sequence[Tensor] | Tensor, num_queries: int, across_processes: bool = True
+    ) -> LossNormalizer:
+        """`LossNormalizer.from_targets` with the class weights of this criterion."""
+        return LossNormalizer.from_targets(class_labels, num_queries, self.empty_weight, across_processes)
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of what `forward` returned, over all heads; terms without a weight count once."""
+        weights = [self.weight_dict.get(name, self.weight_dict.get(re.sub(r"_\d+$", "", name), 1.0)) for name in losses]
+        return torch.stack([weight * loss for weight, loss in zip(weights, losses.values(), strict=True)]).sum()
+
+    def forward(
+        self,
+        masks_queries_logits: Tensor,
+        class_queries_logits: Tensor,
+        mask_labels: Sequence[Tensor] | Tensor,
+        class_labels: Sequence[Tensor] | Tensor,
+        auxiliary_predictions: Sequence[Mapping[str, Tensor]] | None = None,
+        normalizer: LossNormalizer | None = None,
+        valid_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The unweighted terms of all heads. Computed in float32, also under autocast (float64 stays float64).
+
+        Args:
+            masks_queries_logits: [B, Q, h, w]
+            class_queries_logits: [B, Q, C+1], the last class is "no object".
+            mask_labels: per image [N, H, W], bool, uint8 or float with only 0 and 1, or one [B, N, H, W]. Smaller
+                images are padded with 0 at the bottom and on the right to the largest of the batch. N may be 0.
+            class_labels: per image [N] integers in 0..C-1.
+            auxiliary_predictions: per decoder layer but the last a mapping with the two logits, by these names.
+            normalizer: what to divide the sums by. None: that of these targets, as a mean over all processes when
+                torch.distributed is initialised; every process must call the criterion equally often then.
+            valid_mask: [B, H, W] bool, H and W of the largest image; pixels that are False (padding, ignored) count
+                neither in the matching nor in the loss.
+
+        Returns:
+            `loss_cross_entropy`, `loss_mask` (focal), `loss_dice`, then the same with `_0`, `_1`, ... of the auxiliary
+            heads: 0-d, >= 0, on the device of the logits, connected to them even without any target.
+
+        Raises:
+            ValueError: predictions or targets of a wrong shape, type, value or number.
+            FloatingPointError: non-finite predictions, with the tensor, its head and the image. It is raised after
+                the exchange between the processes, so that one bad rank does not leave the others waiting.
+        """
+        heads = self._heads(masks_queries_logits, class_queries_logits, auxiliary_predictions)
+        batch_size, num_queries = class_queries_logits.shape[:2]
+        labels = checked_class_labels(class_labels, batch_size, self.num_labels)
+        masks = checked_mask_labels(mask_labels, labels, masks_queries_logits.device)
+        valid = checked_valid_mask(valid_mask, masks)
+        if normalizer is None:
+            normalizer = self.compute_normalizer(labels, num_queries)
+        _check_finite(heads)
+        losses: dict[str, Tensor] = {}
+        with torch.autocast(masks_queries_logits.device.type, enabled=False):
+            for suffix, (masks_logits, class_logits) in heads.items():
+                sums = self._head_sums(masks_logits, class_logits, masks, labels, valid)
+                for name, value in sums.items():
+                    by = normalizer.class_weight if name == "loss_cross_entropy" else normalizer.num_masks
+                    losses[name + suffix] = value / _not_zero(by, value)
+        return losses
+
+    def _heads(
+        self, masks: Tensor, classes: Tensor, auxiliary_predictions: Sequence[Mapping[str, Tensor]] | None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """The two logits of each head, by the suffix of its terms: "" for the final head, then "_0", "_1", ..."""
+        heads = {"": (masks, classes)}
+        for number, predictions in enumerate(auxiliary_predictions or ()):
+            missing = {"masks_queries_logits", "class_queries_logits"} - predictions.keys()
+            if missing:
+                raise ValueError(f"auxiliary_predictions[{number}] has no {' and no '.join(sorted(missing))}.")
+            heads[f"_{number}"] = (predictions["masks_queries_logits"], predictions["class_queries_logits"])
+        for suffix, (masks_logits, class_logits) in heads.items():
+            check_predictions(masks_logits, class_logits, _head_name(suffix))
+            if class_logits.shape != (*classes.shape[:2], self.num_labels + 1):
+                raise ValueError(
+                    f"class_queries_logits of {_head_name(suffix)} has shape {list(class_logits.shape)}, expected "
+                    f"{[*classes.shape[:2], self.num_labels + 1]}: num_labels={self.num_labels} classes and no object."
+                )
+        return heads
+
+    def _head_sums(
+        self,
+        masks_logits: Tensor,
+        class_logits: Tensor,
+        masks: list[Tensor],
+        labels: list[Tensor],
+        valid: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """The three terms of one head before they are divided by the normalizer."""
+        device = class_logits.device
+        # An own matcher, written for transformers, knows four arguments.
+        extra = () if valid is None else (valid,)
+        matches = [
+            (q.to(device), t.to(device)) for q, t in self.matcher(masks_logits, class_logits, masks, labels, *extra)
+        ]
+        images = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(matches)])  # [P]
+        queries = torch.cat([queries for queries, _ in matches])  # [P]
+
+        classes = torch.full(class_logits.shape[:2], self.num_labels, device=device)  # [B, Q]
+        classes[images, queries] = torch.cat([own.to(device)[t] for own, (_, t) in zip(labels, matches, strict=True)])
+        logits = in_full_precision(class_logits)
+        weight = self.empty_weight.to(logits)
+        cross_entropy = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), weight, reduction="sum")
+
+        # One gather for the whole batch: its backward fills one gradient of [B, Q, h, w], not one per image.
+        matched = in_full_precision(masks_logits[images, queries])  # [P, h, w]
+        per_image = torch.split(matched, [len(queries) for queries, _ in matches])
+        terms = [
+            matched_mask_losses(image_logits, masks[i], matches[i][1], None if valid is None else valid[i])
+            for i, image_logits in enumerate(per_image)
+        ]
+        focal, dice = (torch.stack(term).sum() for term in zip(*terms, strict=True))
+        return {"loss_cross_entropy": cross_entropy, "loss_mask": focal, "loss_dice": dice}
+
+
+def _head_name(suffix: str) -> str:
+    return f"auxiliary head {suffix[1:]}" if suffix else "the final head"
+
+
+def _not_zero(number: Tensor | float, like: Tensor) -> Tensor:
+    number = torch.as_tensor(number, dtype=like.dtype, device=like.device)
+    return torch.where(number == 0, 1.0, number)
+
+
+def _check_finite(heads: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Raises FloatingPointError for the first tensor and image with NaN or infinity; one copy to the host for all."""
+    found: list[Tensor] = []
+    places: list[str] = []
+    for suffix, tensors in heads.items():
+        for name, tensor in zip(("masks_queries_logits", "class_queries_logits"), tensors, strict=True):
+            # NaN passes through minimum and maximum, so two numbers per image tell all, without a map of flags
+            low, high = tensor.detach().flatten(1).aminmax(dim=1)  # [B] each
+            found.append(low.isfinite() & high.isfinite())
+            places.append(f"{name} of {_head_name(suffix)}")
+    for place, finite in zip(places, torch.stack(found).tolist(), strict=True):
+        if not all(finite):
+            raise FloatingPointError(
+                f"{place} is non-finite (NaN or infinity) for image {finite.index(False)} of the batch: lower the "
+                "learning rate, clip the gradients or, in float16, use a gradient scaler or bfloat16."
+            )

@@ -1,0 +1,105 @@
+"""Focal and dice loss of matched mask pairs (MaskFormer, section 3.2 and the implementation details of section 4).
+
+The focal loss is that of "Focal Loss for Dense Object Detection" (arXiv 1708.02002, alpha 0.25, gamma 2), the dice loss
+that of V-Net (arXiv 1606.04797) with 1 added above and below the fraction, so that two empty masks agree perfectly.
+
+Shapes: P mask pairs, N targets of one image, H W image, h w stride-4 map, K pixels of a mask in a row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["FOCAL_ALPHA", "dice_loss", "matched_mask_losses", "sigmoid_focal_loss"]
+
+FOCAL_ALPHA = 0.25  # weight of the mask's pixels; the background's pixels weigh 1 - alpha. Gamma is 2: a plain square.
+
+# How many full-size pixels are in the works at once: 2M pixels make 8 MB per intermediate map in float32, which keeps
+# the peak far below the size of a batch's masks and still feeds an accelerator well.
+_PIXELS_AT_ONCE = 2**21
+
+
+def in_full_precision(values: Tensor) -> Tensor:
+    """Float32, or float64 where the input already is: half precision is too coarse for sums over an image."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def sigmoid_focal_loss(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Focal loss of each mask pair, mean over its pixels.
+
+    Args:
+        logits: [P, K] mask logits, float32 or float64.
+        targets: [P, K] bool, True where the mask is.
+        valid: [K] bool, False where a pixel counts for nothing; the mean is then over the others.
+
+    Returns:
+        [P] losses >= 0; 0 where no pixel is valid.
+    """
+    # With the sign turned towards the mistake, both cases of the loss are one formula: the probability of being
+    # wrong, squared, times the cross entropy softplus(wrong).
+    wrong = torch.where(targets, -logits, logits)  # [P, K]
+    alpha = torch.where(targets, FOCAL_ALPHA, 1 - FOCAL_ALPHA)  # [P, K]
+    loss = alpha * wrong.sigmoid().square() * F.softplus(wrong)  # [P, K]
+    if valid is None:
+        return loss.mean(dim=1)
+    return (loss * valid).sum(dim=1) / valid.sum().clamp(min=1)
+
+
+def dice_loss(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Dice loss of each mask pair: 1 - (2 |intersection| + 1) / (|prediction| + |target| + 1).
+
+    Args:
+        logits: [P, K] mask logits, float32 or float64.
+        targets: [P, K] bool, True where the mask is.
+        valid: [K] bool, False where a pixel counts for nothing.
+
+    Returns:
+        [P] losses in [0, 1); 0 where no pixel is valid.
+    """
+    probs = logits.sigmoid()
+    if valid is not None:
+        probs, targets = probs * valid, targets & valid
+    intersection = (probs * targets).sum(dim=1)
+    area = probs.sum(dim=1) + targets.sum(dim=1)
+    return 1 - (2 * intersection + 1) / (area + 1)
+
+
+def matched_mask_losses(
+    logits: Tensor, masks: Tensor, target_index: Tensor, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sums over the matched pairs of one image of the focal loss and of the dice loss, at the size of the targets.
+
+    The pairs are worked on a few at a time and recomputed in the backward pass: what stays in memory between the
+    passes is at stride 4, whatever the number of targets.
+
+    Args:
+        logits: [P, h, w] logits of the matched queries, float32 or float64.
+        masks: [N, H, W] bool, all targets of the image.
+        target_index: [P] the row of `masks` that belongs to each row of `logits`.
+        valid: [H, W] bool, False where a pixel counts for nothing.
+
+    Returns:
+        Two 0-d tensors; without any pair zeros that are still connected to `logits`.
+    """
+    focal = dice = logits[:0].sum()
+    if len(target_index) == 0:
+        return focal, dice
+    at_once = max(1, _PIXELS_AT_ONCE // masks[0].numel())
+    for few_logits, few_targets in zip(torch.split(logits, at_once), torch.split(target_index, at_once), strict=True):
+        few_focal, few_dice = checkpoint(
+            _pair_losses, few_logits, masks, few_targets, valid, use_reentrant=False, preserve_rng_state=False
+        )
+        focal, dice = focal + few_focal, dice + few_dice
+    return focal, dice
+
+
+def _pair_losses(logits: Tensor, masks: Tensor, target_index: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    # The targets are gathered in here, and not by the caller, so that no copy of them waits for the backward pass.
+    size = (masks.shape[-2], masks.shape[-1])
+    logits = F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False).flatten(1)  # [P, K]
+    targets = masks[target_index].flatten(1)  # [P, K]
+    valid = None if valid is None else valid.flatten()  # [K]
+    return sigmoid_focal_loss(logits, targets, valid).sum(), dice_loss(logits, targets, valid).sum()

@@ -1,0 +1,155 @@
+"""Backbones: `build_backbone` makes one from a transformers configuration (the paper's section 3.2, "pixel-level module").
+
+Swin and ResNet are ours (`swin.py`, `resnet.py`); any other that transformers' AutoBackbone knows is taken from there.
+`contract.py` says what a decoder may ask of all of them. This is the one file of the folder that knows transformers.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoBackbone, PreTrainedConfig
+from transformers.activations import ACT2FN
+
+from maskformer.modeling.backbones.contract import (
+    NUM_MAPS,
+    Backbone,
+    FeatureMaps,
+    HasFeatureMaps,
+    check_map_sizes,
+)
+from maskformer.modeling.backbones.resnet import FrozenBatchNorm2d, LayerOptions, ResNetBackbone
+from maskformer.modeling.backbones.swin import BlockOptions, SwinBackbone, WindowSelfAttention
+
+__all__ = [
+    "Backbone",
+    "FeatureMaps",
+    "HasFeatureMaps",
+    "build_backbone",
+    "SwinBackbone",
+    "WindowSelfAttention",
+    "ResNetBackbone",
+    "FrozenBatchNorm2d",
+]
+
+PYRAMID_STRIDES = (4, 8, 16, 32)
+
+
+def build_backbone(
+    config: PreTrainedConfig,
+    *,
+    norm: Literal["batch", "frozen"] = "batch",
+    stem: Literal["basic", "deeplab"] = "basic",
+) -> nn.Module:
+    """A backbone (see `contract.Backbone`) with random weights for a `backbone_config` of transformers.
+
+    `norm` and `stem` are for ResNet: "frozen" holds the batch normalisation's four tensors constant, "deeplab" is the
+    three-convolution stem with the dilated last stage. For Swin and ResNet all four maps come out, whatever
+    `out_features` says; for any other backbone it must name the four maps with strides 4, 8, 16 and 32.
+
+    Raises ValueError for a `norm` or `stem` the backbone does not have, for an unknown activation, and for a backbone
+    without exactly four maps; wrong strides show, as a ValueError, when the first image goes through.
+    """
+    if norm not in ("batch", "frozen") or stem not in ("basic", "deeplab"):
+        raise ValueError(f"Got norm={norm!r} and stem={stem!r}, expected 'batch' or 'frozen' and 'basic' or 'deeplab'.")
+    if config.model_type == "resnet":
+        return _build_resnet(config, norm, stem)
+    if norm != "batch" or stem != "basic":
+        raise ValueError(
+            f"Got norm={norm!r} and stem={stem!r} for a {config.model_type!r} backbone, expected 'batch' and 'basic': the "
+            "others exist for ResNet alone."
+        )
+    if config.model_type in ("swin", "maskformer-swin"):
+        return _build_swin(config)
+    return _build_any(config)
+
+
+def _build_swin(config: Any) -> SwinBackbone:
+    patch_rows, patch_columns = _pair(config.patch_size)
+    if patch_rows != patch_columns:
+        raise ValueError(f"Swin got patch_size={config.patch_size}, expected square patches: give one integer.")
+    image_rows, image_columns = _pair(config.image_size)
+    options = BlockOptions(
+        window_size=config.window_size,
+        activation=_activation(config.hidden_act),
+        mlp_ratio=config.mlp_ratio,
+        qkv_bias=config.qkv_bias,
+        hidden_dropout=config.hidden_dropout_prob,
+        attention_dropout=config.attention_probs_dropout_prob,
+        layer_norm_eps=config.layer_norm_eps,
+    )
+    return SwinBackbone(
+        options,
+        embed_dim=config.embed_dim,
+        depths=config.depths,
+        num_heads=config.num_heads,
+        num_channels=config.num_channels,
+        patch_size=patch_rows,
+        drop_path=config.drop_path_rate,
+        position_grid=(image_rows // patch_rows, image_columns // patch_rows)
+        if config.use_absolute_embeddings
+        else None,
+    )
+
+
+def _build_resnet(config: Any, norm: str, stem: Literal["basic", "deeplab"]) -> ResNetBackbone:
+    options = LayerOptions(
+        activation=_activation(config.hidden_act),
+        layer_type=config.layer_type,
+        norm=FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d,
+        downsample_in_bottleneck=config.downsample_in_bottleneck,
+    )
+    return ResNetBackbone(
+        options,
+        embedding_size=config.embedding_size,
+        hidden_sizes=config.hidden_sizes,
+        depths=config.depths,
+        num_channels=config.num_channels,
+        stem=stem,
+        downsample_in_first_stage=config.downsample_in_first_stage,
+    )
+
+
+def _build_any(config: PreTrainedConfig) -> nn.Module:
+    """transformers' own module, so that its weights keep their names; `strides` and a look at the sizes are added."""
+    try:
+        backbone: Any = cast(Any, AutoBackbone).from_config(config)
+    except ValueError as error:
+        # Only "no backbone class for this configuration" is ours to explain; it says so by listing the ones there are.
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise ValueError(
+            f"Got a {config.model_type!r} configuration as backbone_config, expected one that transformers' AutoBackbone "
+            "knows: for example 'swin', 'resnet' or 'convnext'."
+        ) from error
+    num_maps = len(backbone.channels)
+    if num_maps != NUM_MAPS:
+        raise ValueError(
+            f"The {config.model_type!r} backbone has {num_maps} feature maps (out_features={backbone.out_features}), "
+            f"expected {NUM_MAPS} with strides {PYRAMID_STRIDES}: set out_features in backbone_config to four of "
+            f"{backbone.stage_names}."
+        )
+    backbone.strides = list(PYRAMID_STRIDES)
+    backbone.register_forward_hook(_check_pyramid, with_kwargs=True)
+    return backbone
+
+
+def _check_pyramid(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    # A traced graph has symbols for sizes, which a comparison would pin; there the first eager call has looked.
+    if torch.compiler.is_compiling():
+        return
+    pixel_values: Tensor = args[0] if args else kwargs["pixel_values"]
+    check_map_sizes(pixel_values.shape, tuple(output.feature_maps), list(PYRAMID_STRIDES))
+
+
+def _activation(name: str) -> nn.Module:
+    if name not in ACT2FN:
+        raise ValueError(f"Got hidden_act={name!r} in backbone_config, expected one of {', '.join(ACT2FN)}.")
+    # In place is safe: it follows a normalisation or a sum, whose results nobody else reads.
+    return nn.ReLU(inplace=True) if name == "relu" else ACT2FN[name]
+
+
+def _pair(size: int | Iterable[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width

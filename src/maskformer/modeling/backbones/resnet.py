@@ -1,0 +1,269 @@
+"""ResNet (He et al., arXiv 1512.03385), 18 to 152 layers, the backbone of the paper's convolutional models (section 4.1).
+
+Two families share this file. transformers' has trainable batch normalisation. The authors' has a normalisation of
+constants ("frozen") and, in the variant they call R101c, a stem of three 3x3 convolutions and a dilated last stage
+(DeepLab's, arXiv 1706.05587). Module names are the published checkpoints'; the three convolutions of the "c" stem are
+`embedder.embedder.0` to `.2`.
+
+B batch, H W image, h w size of a map, C channels.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from maskformer.modeling.backbones.contract import FeatureMaps, check_four_stages, check_image_channels
+
+# DeepLabv3's "multi grid" for the blocks of the last stage, whose stride stays 32.
+MULTI_GRID = (1, 2, 4)
+# Channels that a bottleneck's 3x3 convolution works on, as a fraction of the block's.
+BOTTLENECK_REDUCTION = 4
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation whose four tensors are constants, in training too: buffers, so no optimizer ever sees them."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def reset_parameters(self) -> None:
+        """Make it the identity (up to eps)."""
+        for ones in (self.weight, self.running_var):
+            nn.init.ones_(ones)
+        for zeros in (self.bias, self.running_mean):
+            nn.init.zeros_(zeros)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, C, h, w]."""
+        # One multiply-add that keeps nothing for the backward pass but C numbers; the constants in float32 whatever the
+        # precision of the features, because 1 / sqrt(variance) of a half-precision variance is off by a percent.
+        scale = self.weight.float() * (self.running_var.float() + self.eps).rsqrt()
+        shift = self.bias.float() - self.running_mean.float() * scale
+        scale, shift = (each.to(features.dtype).view(1, -1, 1, 1) for each in (scale, shift))  # [C] -> [1, C, 1, 1]
+        return torch.addcmul(shift, features, scale)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}"
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """What all residual layers of one ResNet share.
+
+    `norm` makes a normalisation for so many channels. `downsample_in_bottleneck` puts a bottleneck's stride into its
+    first 1x1 convolution (the paper's arrangement) instead of the 3x3 (everybody's since).
+    """
+
+    activation: nn.Module
+    layer_type: Literal["basic", "bottleneck"] = "bottleneck"
+    norm: Callable[[int], nn.Module] = nn.BatchNorm2d
+    downsample_in_bottleneck: bool = False
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, normalisation, activation (None for none): [B, C_in, h, w] -> [B, C_out, h', w']."""
+
+    def __init__(self, convolution: nn.Conv2d, normalization: nn.Module, activation: nn.Module | None) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.normalization = normalization
+        self.activation = activation if activation is not None else nn.Identity()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.activation(self.normalization(self.convolution(features)))
+
+
+def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the size up to its stride."""
+    padding = dilation * (kernel_size // 2)
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
+
+
+class ResNetBlock(nn.Module):
+    """Two 3x3 convolutions (basic) or 1x1, 3x3, 1x1 (bottleneck), and a shortcut around them."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, options: LayerOptions, dilation: int = 1
+    ) -> None:
+        super().__init__()
+        if options.layer_type == "bottleneck":
+            width = out_channels // BOTTLENECK_REDUCTION
+            early = stride if options.downsample_in_bottleneck else 1
+            convolutions = [
+                conv(in_channels, width, 1, early),
+                conv(width, width, 3, stride // early, dilation),
+                conv(width, out_channels, 1),
+            ]
+        else:
+            convolutions = [conv(in_channels, out_channels, 3, stride, dilation), conv(out_channels, out_channels, 3)]
+        # Inside a layer it is always ReLU, whatever the configuration's hidden_act: the published weights expect that.
+        self.layer = nn.Sequential(
+            *(ConvNorm(each, options.norm(each.out_channels), nn.ReLU(inplace=True)) for each in convolutions[:-1]),
+            ConvNorm(convolutions[-1], options.norm(out_channels), None),
+        )
+        projects = in_channels != out_channels or stride != 1
+        self.shortcut = (
+            ConvNorm(conv(in_channels, out_channels, 1, stride), options.norm(out_channels), None)
+            if projects
+            else nn.Identity()
+        )
+        self.activation = options.activation
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C_in, h, w] -> [B, C_out, h / stride, w / stride]."""
+        residual = self.layer(features)
+        residual += self.shortcut(features)
+        return self.activation(residual)
+
+
+@contextmanager
+def kept_statistics(module: nn.Module) -> Generator[None]:
+    """Batch normalisation inside uses the batch's statistics, as in training, but the running ones stay as they are."""
+    norms = [each for each in module.modules() if isinstance(each, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms if norm.num_batches_tracked is not None]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked = count
+
+
+class ResNetStage(nn.Module):
+    """The residual layers of one resolution, the first of which changes size and channels; one dilation per layer."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, dilations: Sequence[int], options: LayerOptions
+    ) -> None:
+        super().__init__()
+        first = ResNetBlock(in_channels, out_channels, stride, options, dilations[0])
+        others = (ResNetBlock(out_channels, out_channels, 1, options, dilation) for dilation in dilations[1:])
+        self.layers = nn.Sequential(first, *others)
+        # Both set by PreTrainedModel when checkpointing is switched on.
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func: Callable[..., Tensor] | None = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C_in, h, w] -> [B, C_out, h / stride, w / stride]."""
+        for layer in self.layers:
+            if self.gradient_checkpointing and self.training and self._gradient_checkpointing_func is not None:
+                features = self._gradient_checkpointing_func(run_once_tracked(layer), features)
+            else:
+                features = layer(features)
+        return features
+
+
+def run_once_tracked(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The layer as a function whose repetition (in a checkpointed backward pass) leaves running statistics alone.
+
+    Otherwise one training step would count its batch twice, and checkpointing would change the trained model.
+    """
+    ran = False
+
+    def run(features: Tensor) -> Tensor:
+        nonlocal ran
+        if not ran:
+            ran = True
+            return layer(features)
+        with kept_statistics(layer):
+            return layer(features)
+
+    return run
+
+
+class ResNetStem(nn.Module):
+    """The first convolution or convolutions, then a max-pooling: [B, 3, H, W] -> [B, C, H / 4, W / 4]."""
+
+    def __init__(
+        self, num_channels: int, out_channels: int, kind: Literal["basic", "deeplab"], options: LayerOptions
+    ) -> None:
+        super().__init__()
+        self.num_channels = num_channels
+
+        def unit(convolution: nn.Conv2d) -> ConvNorm:
+            return ConvNorm(convolution, options.norm(convolution.out_channels), options.activation)
+
+        if kind == "deeplab":
+            half = out_channels // 2
+            self.embedder = nn.Sequential(
+                unit(conv(num_channels, half, 3, stride=2)),
+                unit(conv(half, half, 3)),
+                unit(conv(half, out_channels, 3)),
+            )
+        else:
+            self.embedder = unit(conv(num_channels, out_channels, 7, stride=2))
+        self.pooler = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        check_image_channels(pixel_values, self.num_channels)
+        return self.pooler(self.embedder(pixel_values))
+
+
+class ResNetStages(nn.Module):
+    """The four stages, as a sequence: [B, C, h, w] -> four maps."""
+
+    def __init__(self, stages: Sequence[ResNetStage]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = []
+        for stage in self.stages:
+            features = stage(features)
+            maps.append(features)
+        return maps
+
+
+class ResNetBackbone(nn.Module):
+    """ResNet. `stem="deeplab"` is the authors' "c" variant: three convolutions to begin with, the last stage dilated."""
+
+    def __init__(
+        self,
+        options: LayerOptions,
+        *,
+        embedding_size: int = 64,
+        hidden_sizes: Sequence[int] = (256, 512, 1024, 2048),
+        depths: Sequence[int] = (3, 4, 6, 3),
+        num_channels: int = 3,
+        stem: Literal["basic", "deeplab"] = "basic",
+        downsample_in_first_stage: bool = False,
+    ) -> None:
+        super().__init__()
+        check_four_stages("ResNet", depths=tuple(depths), hidden_sizes=tuple(hidden_sizes))
+        if stem == "deeplab" and (depths[-1] > len(MULTI_GRID) or options.layer_type != "bottleneck"):
+            raise ValueError(
+                f"The deeplab stem got layer_type={options.layer_type!r} and {depths[-1]} layers in the last stage, expected "
+                f"'bottleneck' and at most {len(MULTI_GRID)}, whose dilations are {MULTI_GRID}: use stem='basic'."
+            )
+        first_stride = 2 if downsample_in_first_stage else 1
+        self.channels = list(hidden_sizes)
+        self.strides = [4 * first_stride * 2**stage for stage in range(len(depths))]
+        self.embedder = ResNetStem(num_channels, embedding_size, stem, options)
+        stages: list[ResNetStage] = []
+        for index, (depth, out_channels) in enumerate(zip(depths, hidden_sizes, strict=True)):
+            in_channels = hidden_sizes[index - 1] if index > 0 else embedding_size
+            dilated = stem == "deeplab" and index == len(depths) - 1
+            dilations = MULTI_GRID[:depth] if dilated else (1,) * depth
+            stages.append(ResNetStage(in_channels, out_channels, 2 if index > 0 else first_stride, dilations, options))
+        self.encoder = ResNetStages(stages)
+
+    def forward(self, pixel_values: Tensor) -> FeatureMaps:
+        """[B, 3, H, W] -> four maps [B, C_i, h_i, w_i], h_i = ceil(H / strides[i])."""
+        return FeatureMaps(*self.encoder(self.embedder(pixel_values)))

@@ -1,0 +1,426 @@
+"""Swin Transformer (Liu et al., arXiv 2103.14030), the backbone of the paper's strongest models (section 4.1).
+
+Every block attends inside windows of M x M tokens; every second block moves the windows by M // 2, so that neighbours
+meet. Each map that leaves the backbone is a stage's last block, before the merging into the next stage, normalised.
+Module names are the published checkpoints'.
+
+B batch, H W image, h w tokens of a stage (h w padded to whole windows: hp wp), n windows per image, M window side,
+N = M * M tokens per window, C channels, K heads, D = C / K.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskformer.modeling.backbones.contract import FeatureMaps, check_four_stages, check_image_channels
+
+# Added to a score to forbid it. The authors' finite value: with -inf, a half-precision softmax could meet an all -inf row.
+FORBIDDEN = -100.0
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """What all blocks of one Swin share: the window's side in tokens, the MLP's widening, and the dropout probabilities."""
+
+    window_size: int
+    activation: nn.Module
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    layer_norm_eps: float = 1e-5
+
+
+def relative_position_index(window_size: int, device: torch.device) -> Tensor:
+    """Which row of the bias table a pair of tokens reads, [N, N] in [0, (2M - 1)^2).
+
+    A pair (query, key) is dy = y_q - y_k rows and dx = x_q - x_k columns apart, both in [-(M - 1), M - 1]. With M = 2,
+    tokens numbered  0 1   the rows are   4 3 1 0
+                     2 3                  5 4 2 1
+                                          7 6 4 3
+                                          8 7 5 4   = (dy + M - 1) * (2M - 1) + (dx + M - 1).
+    """
+    side = torch.arange(window_size, device=device)
+    offset = side[:, None] - side[None, :] + window_size - 1  # [M, M], of one axis
+    rows = offset[:, None, :, None] * (2 * window_size - 1)
+    columns = offset[None, :, None, :]
+    return (rows + columns).reshape(window_size**2, window_size**2)  # [My, Mx, My, Mx] -> [N, N]
+
+
+def ceil_divide(size: int, by: int) -> int:
+    """Pieces of `by` that cover `size`."""
+    return (size + by - 1) // by
+
+
+def num_windows(size: int, window_size: int) -> int:
+    """Windows that cover `size` tokens.
+
+    An exported graph must hold for every image size, yet torch.export would conclude from the example's count that there
+    is always one window, or always several. Taken from a tensor the count is a number it knows nothing about but what
+    it is told here.
+    """
+    count = ceil_divide(size, window_size)
+    if torch.compiler.is_exporting():
+        count = torch.full((), count, dtype=torch.long).item()
+        assert not isinstance(count, float)
+        torch._check(count >= 1)
+        torch._check(count * window_size >= size)
+    return count
+
+
+def pad_bottom_right(tokens: Tensor, bottom: int, right: int) -> Tensor:
+    """[B, h, w, C] -> [B, h + bottom, w + right, C], zeros added.
+
+    While a graph is traced the sizes may be symbols, which a branch would pin to one image size; otherwise the copy that
+    padding by nothing would make is saved.
+    """
+    if torch.compiler.is_compiling() or bottom > 0 or right > 0:
+        return F.pad(tokens, (0, 0, 0, right, 0, bottom))
+    return tokens
+
+
+class Windows(NamedTuple):
+    """How the windows of a stage lie: so many rows and columns of them, and what shifted ones may not see [n, N, N]."""
+
+    rows: int
+    columns: int
+    mask: Tensor | None
+
+
+def partition(tokens: Tensor, windows: Windows, size: int) -> Tensor:
+    """[B, hp, wp, C] -> [B * n, N, C] for windows of `size` x `size` tokens."""
+    rows, columns, _ = windows
+    grid = tokens.reshape(-1, rows, size, columns, size, tokens.shape[-1])  # [B, rows, M, columns, M, C]
+    return grid.transpose(2, 3).reshape(-1, size**2, tokens.shape[-1])  # [B * n, N, C]
+
+
+def unpartition(tokens: Tensor, windows: Windows, size: int) -> Tensor:
+    """[B * n, N, C] -> [B, hp, wp, C]."""
+    rows, columns, _ = windows
+    grid = tokens.reshape(-1, rows, columns, size, size, tokens.shape[-1])  # [B, rows, columns, M, M, C]
+    return grid.transpose(2, 3).reshape(-1, rows * size, columns * size, tokens.shape[-1])  # [B, hp, wp, C]
+
+
+def shift_mask(rows: int, columns: int, window_size: int, like: Tensor) -> Tensor:
+    """What to add to the scores of shifted windows, [n, N, N]: 0 between neighbours, FORBIDDEN across the picture's seam.
+
+    Rolling by s = M // 2 brings the first s rows and columns behind the last ones. With M = 4, eight tokens in a row:
+
+        before  | 0 1 2 3 | 4 5 6 7 |        after  | 2 3 4 5 | 6 7 . 0 1 |     0 1 lie beside 6 7 without being their
+        region                                      | 0 0 0 0 | 1 1 . 2 2 |     neighbours: regions attend to themselves.
+    """
+    shift = window_size // 2
+
+    def regions(count: int) -> Tensor:
+        position = torch.arange(count * window_size, device=like.device)
+        end = count * window_size
+        return (position >= end - window_size).long() + (position >= end - shift).long()
+
+    region = 3 * regions(rows)[:, None] + regions(columns)[None, :]  # [hp, wp], in 0..8
+    windows = partition(region[None, :, :, None], Windows(rows, columns, None), window_size).squeeze(-1)  # [n, N]
+    crosses = windows[:, :, None] != windows[:, None, :]
+    return crosses.to(like.dtype) * FORBIDDEN
+
+
+class Dense(nn.Module):
+    """A linear layer with what follows it: activation (optional), then dropout. [..., C_in] -> [..., C_out]."""
+
+    def __init__(
+        self, in_features: int, out_features: int, dropout: float, activation: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_features, out_features)
+        self.activation = activation if activation is not None else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.dropout(self.activation(self.dense(tokens)))
+
+
+class WindowSelfAttention(nn.Module):
+    """Multi-head attention of the tokens of each window among themselves, with a learned bias per relative position."""
+
+    relative_position_index: Tensor
+
+    def __init__(self, dim: int, num_heads: int, options: BlockOptions) -> None:
+        super().__init__()
+        if dim % num_heads != 0:
+            raise ValueError(f"Swin got {dim} channels for {num_heads} heads, expected a multiple: change num_heads.")
+        self.num_heads = num_heads
+        self.window_size = options.window_size
+        self.dropout = options.attention_dropout
+        self.query = nn.Linear(dim, dim, bias=options.qkv_bias)
+        self.key = nn.Linear(dim, dim, bias=options.qkv_bias)
+        self.value = nn.Linear(dim, dim, bias=options.qkv_bias)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * self.window_size - 1) ** 2, num_heads))
+        index = relative_position_index(self.window_size, self.relative_position_bias_table.device)
+        self.register_buffer("relative_position_index", index, persistent=False)
+
+    def reset_buffers(self) -> None:
+        """Recompute, in place, what no checkpoint holds; needed once the module has left the meta device."""
+        index = self.relative_position_index
+        index.copy_(relative_position_index(self.window_size, index.device))
+
+    def position_bias(self, dtype: torch.dtype) -> Tensor:
+        """[1, K, N, N]. Gathered on every call: it costs a hundredth of the attention, and a cache could go stale."""
+        tokens = self.window_size**2
+        index = self.relative_position_index.flatten()
+        bias = self.relative_position_bias_table.to(dtype).index_select(0, index)
+        return (
+            bias.view(1, tokens, tokens, self.num_heads).permute(0, 3, 1, 2).contiguous()
+        )  # [1, N, N, K] -> [1, K, N, N]
+
+    def forward(self, windows: Tensor, mask: Tensor | None) -> Tensor:
+        """[B * n, N, C] -> [B * n, N, C]; `mask` [n, N, N] is added to the scores."""
+        num_images_windows, tokens, channels = windows.shape
+        heads = (num_images_windows, tokens, self.num_heads, channels // self.num_heads)
+        query = self.query(windows).view(heads).transpose(1, 2)  # [B * n, K, N, D]
+        key = self.key(windows).view(heads).transpose(1, 2)  # [B * n, K, N, D]
+        value = self.value(windows).view(heads).transpose(1, 2)  # [B * n, K, N, D]
+        bias = self.position_bias(query.dtype)
+        if mask is not None:
+            # The images of a batch share the mask. Windows are folded into the heads, so that the sum of bias and mask
+            # is broadcast over the batch: repeated for each image it would be the largest tensor of the network.
+            num = mask.shape[0]
+            bias = (bias + mask.to(bias.dtype)[:, None]).view(1, num * self.num_heads, tokens, tokens)
+            query, key, value = (self._fold(each, num) for each in (query, key, value))
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        attended = attended.reshape(
+            num_images_windows, self.num_heads, tokens, -1
+        )  # [B, n * K, N, D] -> [B * n, K, N, D]
+        return attended.transpose(1, 2).reshape(num_images_windows, tokens, channels)  # [B * n, N, C]
+
+    def _fold(self, each: Tensor, num: int) -> Tensor:
+        tokens, width = each.shape[-2:]
+        return each.reshape(-1, num * self.num_heads, tokens, width)  # [B * n, K, N, D] -> [B, n * K, N, D]
+
+
+class WindowAttention(nn.Module):
+    """Window attention and its output projection."""
+
+    def __init__(self, dim: int, num_heads: int, options: BlockOptions) -> None:
+        super().__init__()
+        self.self = WindowSelfAttention(dim, num_heads, options)
+        self.output = Dense(dim, dim, options.hidden_dropout)
+
+    def forward(self, windows: Tensor, mask: Tensor | None) -> Tensor:
+        """[B * n, N, C] -> [B * n, N, C]."""
+        return self.output(self.self(windows, mask))
+
+
+class SwinBlock(nn.Module):
+    """Window attention and MLP, each on a residual branch that stochastic depth may drop (arXiv 1603.09382)."""
+
+    def __init__(self, dim: int, num_heads: int, shifted: bool, drop_path: float, options: BlockOptions) -> None:
+        super().__init__()
+        self.window_size = options.window_size
+        self.shift = options.window_size // 2 if shifted else 0
+        self.drop_path = drop_path
+        hidden = int(options.mlp_ratio * dim)
+        self.layernorm_before = nn.LayerNorm(dim, eps=options.layer_norm_eps)
+        self.attention = WindowAttention(dim, num_heads, options)
+        self.layernorm_after = nn.LayerNorm(dim, eps=options.layer_norm_eps)
+        self.intermediate = Dense(dim, hidden, options.hidden_dropout, options.activation)
+        self.output = Dense(hidden, dim, options.hidden_dropout)
+
+    def forward(self, tokens: Tensor, windows: Windows) -> Tensor:
+        """[B, h, w, C] -> [B, h, w, C]."""
+        tokens = tokens + self._maybe_drop(self._attend(self.layernorm_before(tokens), windows))
+        return tokens + self._maybe_drop(self.output(self.intermediate(self.layernorm_after(tokens))))
+
+    def _attend(self, tokens: Tensor, windows: Windows) -> Tensor:
+        _, height, width, _ = tokens.shape
+        rows, columns, mask = windows
+        size = self.window_size
+        tokens = pad_bottom_right(
+            tokens, rows * size - height, columns * size - width
+        )  # [B, h, w, C] -> [B, hp, wp, C]
+        if self.shift > 0:
+            tokens = tokens.roll((-self.shift, -self.shift), (1, 2))
+        tokens = self.attention(partition(tokens, windows, size), mask if self.shift > 0 else None)  # [B * n, N, C]
+        tokens = unpartition(tokens, windows, size)  # [B * n, N, C] -> [B, hp, wp, C]
+        if self.shift > 0:
+            tokens = tokens.roll((self.shift, self.shift), (1, 2))
+        return tokens[:, :height, :width]
+
+    def _maybe_drop(self, branch: Tensor) -> Tensor:
+        if self.drop_path == 0.0 or not self.training:
+            return branch
+        keep = 1.0 - self.drop_path
+        # A rate of one would divide by zero: it keeps nothing, whatever the scale.
+        kept = torch.empty(branch.shape[0], 1, 1, 1, device=branch.device).bernoulli_(keep) / (keep or 1.0)
+        return branch * kept.to(branch.dtype)
+
+
+class PatchMerging(nn.Module):
+    """Half the resolution, twice the channels: [B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        batch, height, width, channels = tokens.shape
+        rows, columns = ceil_divide(height, 2), ceil_divide(width, 2)
+        tokens = pad_bottom_right(tokens, 2 * rows - height, 2 * columns - width)
+        squares = tokens.view(batch, rows, 2, columns, 2, channels)
+        # The checkpoints' order of the four tokens runs down the columns first.
+        merged = squares.permute(0, 1, 3, 4, 2, 5).reshape(batch, rows, columns, 4 * channels)
+        return self.reduction(self.norm(merged))
+
+
+class SwinStage(nn.Module):
+    """The blocks of one resolution, and the merging into the next."""
+
+    def __init__(
+        self, dim: int, num_heads: int, drop_path: Sequence[float], merges: bool, options: BlockOptions
+    ) -> None:
+        super().__init__()
+        self.window_size = options.window_size
+        self.blocks = nn.ModuleList(
+            SwinBlock(dim, num_heads, index % 2 == 1, rate, options) for index, rate in enumerate(drop_path)
+        )
+        self.downsample = PatchMerging(dim) if merges else None
+        # Both set by PreTrainedModel when checkpointing is switched on.
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func: Callable[..., Tensor] | None = None
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, h, w, C] -> the last block's tokens [B, h, w, C], and the next stage's [B, h / 2, w / 2, 2C]."""
+        windows = self._windows(tokens)
+        for block in self.blocks:
+            if self.gradient_checkpointing and self.training and self._gradient_checkpointing_func is not None:
+                tokens = self._gradient_checkpointing_func(block.__call__, tokens, windows)
+            else:
+                tokens = block(tokens, windows)
+        return tokens, tokens if self.downsample is None else self.downsample(tokens)
+
+    def _windows(self, tokens: Tensor) -> Windows:
+        """Made once per call for all blocks of the stage: nothing is kept, so nothing goes stale."""
+        rows, columns = (num_windows(size, self.window_size) for size in tokens.shape[1:3])
+        shifts = self.window_size > 1 and len(self.blocks) > 1
+        mask = shift_mask(rows, columns, self.window_size, tokens) if shifts else None
+        return Windows(rows, columns, mask)
+
+
+class PatchProjection(nn.Module):
+    """Cuts the image into patches, zeros filling the last ones, and projects each: [B, 3, H, W] -> [B, h, w, C]."""
+
+    def __init__(self, num_channels: int, embed_dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.projection = nn.Conv2d(num_channels, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        check_image_channels(pixel_values, self.projection.in_channels)
+        bottom, right = (
+            ceil_divide(size, self.patch_size) * self.patch_size - size for size in pixel_values.shape[-2:]
+        )
+        patches = self.projection(F.pad(pixel_values, (0, right, 0, bottom)))
+        return patches.permute(0, 2, 3, 1)  # [B, C, h, w] -> [B, h, w, C]
+
+
+class PatchEmbeddings(nn.Module):
+    """Patches, normalised, with (optional) absolute position embeddings learned for a grid of patches."""
+
+    def __init__(self, projection: PatchProjection, position_grid: tuple[int, int] | None, dropout: float) -> None:
+        super().__init__()
+        embed_dim = projection.projection.out_channels
+        self.patch_embeddings = projection
+        self.norm = nn.LayerNorm(embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.position_grid = position_grid
+        # Row 0 belongs to a class token that Swin does not have: it is there because the files have it.
+        rows = None if position_grid is None else 1 + math.prod(position_grid)
+        self.position_embeddings = None if rows is None else nn.Parameter(torch.zeros(1, rows, embed_dim))
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, h, w, C]."""
+        tokens = self.norm(self.patch_embeddings(pixel_values))
+        if self.position_embeddings is not None:
+            tokens = tokens + self._positions(self.position_embeddings, tokens.shape[1], tokens.shape[2])
+        return self.dropout(tokens)
+
+    def _positions(self, embeddings: Tensor, height: int, width: int) -> Tensor:
+        assert self.position_grid is not None
+        grid = (
+            embeddings[:, 1:].unflatten(1, self.position_grid).permute(0, 3, 1, 2)
+        )  # [1, rows * columns, C] -> [1, C, rows, columns]
+        # Resized also where the size fits, which changes nothing: a branch on the size could not be exported.
+        return F.interpolate(grid, (height, width), mode="bicubic", align_corners=False).permute(
+            0, 2, 3, 1
+        )  # [1, h, w, C]
+
+
+class SwinStages(nn.Module):
+    """The four stages, stochastic depth rising evenly from the first block to the last."""
+
+    def __init__(
+        self, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int], drop_path: float, options: BlockOptions
+    ) -> None:
+        super().__init__()
+        last = max(sum(depths) - 1, 1)
+        self.layers = nn.ModuleList()
+        for stage, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
+            first = sum(depths[:stage])
+            rates = [drop_path * block / last for block in range(first, first + depth)]
+            self.layers.append(SwinStage(embed_dim * 2**stage, heads, rates, stage < len(depths) - 1, options))
+
+
+class SwinModel(nn.Module):
+    """Patch embeddings and stages: [B, 3, H, W] -> four maps of tokens [B, h_i, w_i, C_i]."""
+
+    def __init__(self, embeddings: PatchEmbeddings, encoder: SwinStages) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+        self.encoder = encoder
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        tokens = self.embeddings(pixel_values)
+        outputs: list[Tensor] = []
+        for stage in self.encoder.layers:
+            output, tokens = stage(tokens)
+            outputs.append(output)
+        return outputs
+
+
+class SwinBackbone(nn.Module):
+    """Swin with a normalisation per map. `position_grid` (rows, columns of patches) adds absolute position embeddings.
+
+    Images of any size: patches, windows and pairs of tokens are filled up with zeros. The maps are channels-last in
+    memory (the tokens, seen as [B, C_i, h_i, w_i]), which convolutions of the decoder read without a copy.
+    """
+
+    def __init__(
+        self,
+        options: BlockOptions,
+        *,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        num_channels: int = 3,
+        patch_size: int = 4,
+        drop_path: float = 0.1,
+        position_grid: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        check_four_stages("Swin", depths=tuple(depths), num_heads=tuple(num_heads))
+        self.channels = [embed_dim * 2**stage for stage in range(len(depths))]
+        self.strides = [patch_size * 2**stage for stage in range(len(depths))]
+        projection = PatchProjection(num_channels, embed_dim, patch_size)
+        embeddings = PatchEmbeddings(projection, position_grid, options.hidden_dropout)
+        self.model = SwinModel(embeddings, SwinStages(embed_dim, depths, num_heads, drop_path, options))
+        self.hidden_states_norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
+
+    def forward(self, pixel_values: Tensor) -> FeatureMaps:
+        """[B, 3, H, W] -> four maps [B, C_i, h_i, w_i], h_i = ceil(H / strides[i])."""
+        tokens: list[Tensor] = self.model(pixel_values)
+        normalised = [norm(each) for norm, each in zip(self.hidden_states_norms, tokens, strict=True)]
+        return FeatureMaps(*(each.permute(0, 3, 1, 2) for each in normalised))  # [B, h, w, C] -> [B, C, h, w]

@@ -1,0 +1,336 @@
+"""MaskFormer (paper figure 2): backbone and pixel decoder make per-pixel embeddings, the transformer module makes
+per-segment embeddings, their product makes masks.
+
+Shape letters: B batch, Q queries, C classes, N targets, D decoder width, E mask embedding, H W image, h w stride-4 map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+import transformers.initialization as init
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+
+from maskformer.configuration import MaskFormerConfig
+from maskformer.losses import LossNormalizer, MaskFormerHungarianMatcher, MaskFormerLoss
+from maskformer.modeling import published_layout
+from maskformer.modeling.backbones import build_backbone
+from maskformer.modeling.heads import MaskEmbedder, predict_masks
+from maskformer.modeling.initialization import assign_rules, initialize
+from maskformer.modeling.outputs import MaskFormerForInstanceSegmentationOutput, MaskFormerModelOutput
+from maskformer.modeling.pixel_decoder import EncoderLayer, PixelDecoder, PixelEncoder
+from maskformer.modeling.transformer_decoder import DecoderLayer, TransformerDecoder, TransformerModule
+
+
+class MaskFormerPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialising, shared by every network of the package."""
+
+    config_class = MaskFormerConfig
+    config: MaskFormerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    input_modalities = ["image"]
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["SwinBlock", "ResNetBlock", "DecoderLayer", "EncoderLayer"]
+    _keys_to_ignore_on_load_unexpected = published_layout.IGNORED_ON_READING
+    # The loss is normalised by the number of masks, not by the batch: transformers' Trainer must not rescale it.
+    accepts_loss_kwargs = False
+
+    def post_init(self) -> None:
+        assign_rules(self)
+        super().post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        initialize(module, init, self.config.init_std, self.config.init_xavier_std)
+
+    def save_pretrained(
+        self, save_directory: Any, *args: Any, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
+    ):
+        """As in transformers; the file also gets the constants that transformers' own class expects to find."""
+        state_dict = dict(self.state_dict() if state_dict is None else state_dict)
+        state_dict.update(published_layout.constants(self))
+        super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+
+
+class PixelLevelOutput(NamedTuple):
+    """Per-pixel embeddings [B, E, h, w], the map for the transformer, the backbone's four maps, the pyramid's three."""
+
+    pixel_embeddings: Tensor
+    transformer_features: Tensor
+    encoder_hidden_states: tuple[Tensor, ...]
+    decoder_hidden_states: tuple[Tensor, ...]
+
+
+class PixelLevelModule(nn.Module):
+    """Backbone and pixel decoder (paper section 3.2, "Pixel-level module")."""
+
+    def __init__(self, encoder: nn.Module, decoder: PixelDecoder):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, pixel_values: Tensor) -> PixelLevelOutput:
+        feature_maps = tuple(self.encoder(pixel_values).feature_maps)
+        decoded = self.decoder(feature_maps)
+        return PixelLevelOutput(
+            decoded.pixel_embeddings, decoded.transformer_features, feature_maps, decoded.hidden_states
+        )
+
+
+def build_pixel_level_module(config: MaskFormerConfig) -> PixelLevelModule:
+    """The pixel-level module that `config` describes."""
+    backbone = build_backbone(config.backbone_config, norm=config.backbone_norm, stem=config.backbone_stem)
+    decoder, width = config.decoder_config, config.fpn_feature_size
+    encoder = None
+    if config.pixel_decoder_encoder_layers > 0:
+        encoder = PixelEncoder(
+            [
+                EncoderLayer(
+                    width,
+                    decoder.encoder_attention_heads,
+                    decoder.encoder_ffn_dim,
+                    _dropouts(decoder),
+                    ACT2FN[decoder.activation_function],
+                )
+                for _ in range(config.pixel_decoder_encoder_layers)
+            ]
+        )
+    channels = cast(Sequence[int], backbone.channels)
+    return PixelLevelModule(backbone, PixelDecoder(channels, width, config.mask_feature_size, encoder))
+
+
+def build_transformer_module(config: MaskFormerConfig, in_width: int) -> TransformerModule:
+    """The transformer module that `config` describes, reading a map of `in_width` channels."""
+    decoder, width = config.decoder_config, config.decoder_config.d_model
+    layers = [
+        DecoderLayer(
+            width,
+            decoder.decoder_attention_heads,
+            decoder.decoder_ffn_dim,
+            _dropouts(decoder),
+            ACT2FN[decoder.activation_function],
+        )
+        for _ in range(decoder.decoder_layers)
+    ]
+    stack = TransformerDecoder(layers, width)
+    return TransformerModule(in_width, width, decoder.num_queries, stack, config.enforce_input_projection)
+
+
+def _dropouts(decoder_config: Any) -> tuple[float, float, float]:
+    return decoder_config.dropout, decoder_config.attention_dropout, decoder_config.activation_dropout
+
+
+class MaskFormerModel(MaskFormerPreTrainedModel):
+    """The network without its prediction heads (paper figure 2, left and middle)."""
+
+    def __init__(self, config: MaskFormerConfig):
+        super().__init__(config)
+        self.pixel_level_module = build_pixel_level_module(config)
+        self.transformer_module = build_transformer_module(config, self.pixel_level_module.decoder.transformer_width)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> MaskFormerModelOutput | tuple[Any, ...]:
+        """Hidden states of the pixel and the transformer side.
+
+        Args:
+            pixel_values: normalised images [B, 3, H, W], any H and W of at least one pixel.
+            pixel_mask: [B, H, W], 1 = image, 0 = padding. It does not enter the network: neither the authors nor
+                transformers mask the attention. Hand it to the post-processors, which crop the padding.
+            output_hidden_states: also return the maps and states in between.
+            output_attentions: also return the decoder's attention weights.
+            return_dict: False gives a plain tuple of the fields that are not None.
+            **kwargs: ignored; transformers' callers hand over more than this model needs.
+
+        Raises:
+            ValueError: `pixel_values` is missing or not of shape [B, channels, H, W].
+        """
+        self._check_pixel_values(pixel_values)
+        output_hidden_states = (
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        pixels = self.pixel_level_module(pixel_values)
+        decoded = self.transformer_module(pixels.transformer_features, bool(output_attentions))
+        output = MaskFormerModelOutput(
+            encoder_last_hidden_state=pixels.encoder_hidden_states[-1],
+            pixel_decoder_last_hidden_state=pixels.pixel_embeddings,
+            transformer_decoder_last_hidden_state=decoded.hidden_states[-1],
+        )
+        if output_hidden_states:
+            output.encoder_hidden_states = pixels.encoder_hidden_states
+            output.pixel_decoder_hidden_states = pixels.decoder_hidden_states
+            output.transformer_decoder_hidden_states = decoded.hidden_states
+            output.hidden_states = pixels.encoder_hidden_states + pixels.decoder_hidden_states + decoded.hidden_states
+        if output_attentions:
+            output.attentions = decoded.attentions
+            output.cross_attentions = decoded.cross_attentions
+        return output if _wants_dict(self.config, return_dict) else output.to_tuple()
+
+    def _check_pixel_values(self, pixel_values: Tensor | None) -> None:
+        channels = getattr(self.config.backbone_config, "num_channels", 3)
+        if pixel_values is None or pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+            got = "nothing" if pixel_values is None else f"a tensor of shape {list(pixel_values.shape)}"
+            raise ValueError(
+                f"pixel_values is {got}, expected [batch, {channels}, height, width]: "
+                "prepare the images with MaskFormerImageProcessor"
+            )
+
+
+class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
+    """MaskFormer with its heads and its loss: semantic, instance and panoptic segmentation by the same weights."""
+
+    def __init__(self, config: MaskFormerConfig):
+        super().__init__(config)
+        width, num_labels = config.decoder_config.d_model, cast(int, config.num_labels)
+        self.model = MaskFormerModel(config)
+        self.class_predictor = nn.Linear(width, num_labels + 1)
+        self.mask_embedder = MaskEmbedder(width, config.mask_feature_size)
+        self.matcher = MaskFormerHungarianMatcher(
+            cost_class=config.class_cost, cost_mask=config.mask_weight, cost_dice=config.dice_weight
+        )
+        self.weight_dict = {
+            "loss_cross_entropy": config.cross_entropy_weight,
+            "loss_mask": config.mask_weight,
+            "loss_dice": config.dice_weight,
+        }
+        self.criterion = MaskFormerLoss(
+            num_labels,
+            matcher=self.matcher,
+            weight_dict=self.weight_dict,
+            eos_coef=config.no_object_weight,
+            class_weights=config.class_weights,
+        )
+        self.post_init()
+
+    def get_loss_dict(
+        self,
+        masks_queries_logits: Tensor,
+        class_queries_logits: Tensor,
+        mask_labels: list[Tensor],
+        class_labels: list[Tensor],
+        auxiliary_logits: list[dict[str, Tensor]] | None = None,
+        normalizer: LossNormalizer | None = None,
+        valid_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The terms of `criterion`, each multiplied by its weight; their sum is the loss."""
+        terms = self.criterion(
+            masks_queries_logits,
+            class_queries_logits,
+            mask_labels,
+            class_labels,
+            auxiliary_logits,
+            normalizer=normalizer,
+            valid_mask=valid_mask,
+        )
+        return {name: term * self._weight(name) for name, term in terms.items()}
+
+    def _weight(self, term: str) -> float:
+        return next(weight for name, weight in self.weight_dict.items() if term.startswith(name))
+
+    def get_logits(self, states: Tensor, pixel_embeddings: Tensor) -> dict[str, Tensor]:
+        """Both logits from per-segment embeddings [B, Q, D] and per-pixel embeddings [B, E, h, w]."""
+        return {
+            "masks_queries_logits": predict_masks(self.mask_embedder(states), pixel_embeddings),
+            "class_queries_logits": self.class_predictor(states),
+        }
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        mask_labels: list[Tensor] | None = None,
+        class_labels: list[Tensor] | None = None,
+        pixel_mask: Tensor | None = None,
+        output_auxiliary_logits: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        normalizer: LossNormalizer | None = None,
+        valid_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> MaskFormerForInstanceSegmentationOutput | tuple[Any, ...]:
+        """Class and mask logits per query and, with labels, the loss.
+
+        Args:
+            pixel_values: normalised images [B, 3, H, W].
+            mask_labels: per image [N, H, W] in {0, 1}; N may be 0.
+            class_labels: per image [N], 0 to C - 1.
+            pixel_mask: [B, H, W], 1 = image, 0 = padding; it does not enter the network (see `MaskFormerModel`).
+            output_auxiliary_logits: also return the predictions of the decoder layers before the last; they exist
+                with deep supervision only.
+            output_hidden_states: also return the maps and states in between.
+            output_attentions: also return the decoder's attention weights.
+            return_dict: False gives a plain tuple of the fields that are not None.
+            normalizer: what the loss is divided by; None = computed from these labels, over all processes.
+            valid_mask: [B, H, W], pixels that are False count neither in the matching nor in the mask losses.
+            **kwargs: ignored; transformers' callers hand over more than this model needs.
+
+        Raises:
+            ValueError: images or labels of the wrong shape, type or range; one kind of labels without the other.
+            FloatingPointError: a prediction is not finite while the loss is asked for.
+        """
+        if (mask_labels is None) != (class_labels is None):
+            missing = "mask_labels" if mask_labels is None else "class_labels"
+            raise ValueError(
+                f"{missing} is missing: the loss needs both mask_labels and class_labels; pass both or none"
+            )
+        show_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        deep = self.config.use_auxiliary_loss
+        hidden = self.model(
+            pixel_values,
+            output_hidden_states=bool(show_states) or deep,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        pixel_embeddings = hidden.pixel_decoder_last_hidden_state
+        logits = self.get_logits(hidden.transformer_decoder_last_hidden_state, pixel_embeddings)
+        wants_auxiliary = deep and (mask_labels is not None or self._wants_auxiliary(output_auxiliary_logits))
+        auxiliary = self._auxiliary_logits(hidden) if wants_auxiliary else []
+        loss = None
+        if mask_labels is not None and class_labels is not None:
+            terms = self.get_loss_dict(
+                **logits,
+                mask_labels=mask_labels,
+                class_labels=class_labels,
+                auxiliary_logits=auxiliary,
+                normalizer=normalizer,
+                valid_mask=valid_mask,
+            )
+            loss = torch.stack(list(terms.values())).sum()
+        if not show_states:
+            hidden.encoder_hidden_states = hidden.pixel_decoder_hidden_states = None
+            hidden.transformer_decoder_hidden_states = hidden.hidden_states = None
+        output = MaskFormerForInstanceSegmentationOutput(
+            loss=loss,
+            **logits,
+            auxiliary_logits=auxiliary if deep and self._wants_auxiliary(output_auxiliary_logits) else None,
+            **{name: getattr(hidden, name) for name in MaskFormerModelOutput.__dataclass_fields__},
+        )
+        return output if _wants_dict(self.config, return_dict) else output.to_tuple()
+
+    def _wants_auxiliary(self, asked: bool | None) -> bool:
+        return bool(self.config.output_auxiliary_logits if asked is None else asked)
+
+    def _auxiliary_logits(self, hidden: MaskFormerModelOutput) -> list[dict[str, Tensor]]:
+        """Predictions of each decoder layer but the last, after the decoder's final norm, by the same heads."""
+        states = cast(tuple[Tensor, ...], hidden.transformer_decoder_hidden_states)
+        norm = self.model.transformer_module.decoder.layernorm
+        pixel_embeddings = cast(Tensor, hidden.pixel_decoder_last_hidden_state)
+        return [self.get_logits(norm(state), pixel_embeddings) for state in states[1:-1]]
+
+
+def _wants_dict(config: MaskFormerConfig, return_dict: bool | None) -> bool:
+    return bool(config.return_dict if return_dict is None else return_dict)

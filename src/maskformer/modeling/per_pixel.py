@@ -1,0 +1,105 @@
+"""The paper's per-pixel baselines: the same backbone and pixel decoder, trained to classify pixels
+(paper section 4.1, "Baselines", and appendix).
+
+Shape letters: B batch, C classes, Q queries (= C for baseline+), E mask embedding, H W image, h w stride-4 map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maskformer.configuration import PerPixelBaselineConfig
+from maskformer.modeling.heads import MaskEmbedder, predict_masks
+from maskformer.modeling.maskformer import MaskFormerModel, MaskFormerPreTrainedModel, build_pixel_level_module
+from maskformer.modeling.outputs import MaskFormerModelOutput, PerPixelOutput
+
+IGNORE_INDEX = 255
+
+
+def per_pixel_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Mean cross entropy of logits [B, C, h, w], enlarged to labels [B, H, W], over the pixels that are labelled.
+
+    A batch without any labelled pixel gives 0, connected to the graph.
+
+    Raises:
+        ValueError: labels of another batch size, or outside 0 to C - 1 and not `ignore_index`.
+    """
+    if labels.ndim != 3 or labels.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"labels has shape {list(labels.shape)}, expected [{logits.shape[0]}, height, width]: "
+            "one class id per pixel for each image of the batch"
+        )
+    labels = labels.long()
+    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= logits.shape[1]))
+    if bool(wrong.any()):
+        raise ValueError(
+            f"labels holds {int(labels[wrong][0])}, expected 0 to {logits.shape[1] - 1} or {ignore_index} (ignored): "
+            "check the label map and the number of classes"
+        )
+    enlarged = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+    total = F.cross_entropy(enlarged, labels, ignore_index=ignore_index, reduction="sum")
+    return total / (labels != ignore_index).sum().clamp(min=1)
+
+
+class PerPixelBaseline(MaskFormerPreTrainedModel):
+    """Pixel decoder and a 1x1 convolution (the paper's PerPixelBaseline)."""
+
+    config_class = PerPixelBaselineConfig
+
+    def __init__(self, config: PerPixelBaselineConfig):
+        super().__init__(config)
+        self.pixel_level_module = build_pixel_level_module(config)
+        self.predictor = nn.Conv2d(config.mask_feature_size, cast(int, config.num_labels), 1)
+        self.post_init()
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> PerPixelOutput:
+        """Class logits per pixel [B, C, h, w] and, with `labels` [B, H, W] (255 = ignored), the loss.
+
+        Raises:
+            ValueError: labels of the wrong shape or range.
+        """
+        logits = self.predictor(self.pixel_level_module(pixel_values).pixel_embeddings)
+        return PerPixelOutput(loss=None if labels is None else per_pixel_loss(logits, labels), logits=logits)
+
+
+class PerPixelBaselinePlus(MaskFormerPreTrainedModel):
+    """The whole of MaskFormer's network with one query per class and no class head (PerPixelBaseline+)."""
+
+    config_class = PerPixelBaselineConfig
+
+    def __init__(self, config: PerPixelBaselineConfig):
+        super().__init__(config)
+        if config.decoder_config.num_queries != config.num_labels:
+            raise ValueError(
+                f"there are {config.decoder_config.num_queries} queries and {config.num_labels} classes, "
+                "expected as many: its queries are the classes; set decoder_config.num_queries"
+            )
+        self.model = MaskFormerModel(config)
+        self.mask_embedder = MaskEmbedder(config.decoder_config.d_model, config.mask_feature_size)
+        self.post_init()
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> PerPixelOutput:
+        """Class logits per pixel [B, C, h, w] and, with `labels` [B, H, W] (255 = ignored), the loss: with deep
+        supervision summed over every decoder layer.
+
+        Raises:
+            ValueError: labels of the wrong shape or range.
+        """
+        hidden = cast(MaskFormerModelOutput, self.model(pixel_values, output_hidden_states=True, return_dict=True))
+        states = cast(Sequence[Tensor], hidden.transformer_decoder_hidden_states)
+        if not self.config.use_auxiliary_loss:
+            states = states[-1:]
+        else:
+            norm = self.model.transformer_module.decoder.layernorm
+            states = [*(norm(state) for state in states[1:-1]), states[-1]]
+        pixel_embeddings = cast(Tensor, hidden.pixel_decoder_last_hidden_state)
+        *auxiliary, logits = (predict_masks(self.mask_embedder(state), pixel_embeddings) for state in states)
+        loss = None
+        if labels is not None:
+            loss = torch.stack([per_pixel_loss(each, labels) for each in (*auxiliary, logits)]).sum()
+        return PerPixelOutput(loss=loss, logits=logits, auxiliary_logits=auxiliary or None)

@@ -1,0 +1,129 @@
+"""The pixel decoder: backbone maps in, per-pixel embeddings out (paper section 3.2 and 4.1, "Pixel decoder").
+
+Two kinds: a light feature pyramid, and the same with a transformer encoder on the lowest map (the authors' "+ 6 Enc"
+models, which also hand the encoder's output to the transformer decoder).
+
+Shape letters: B batch, F pyramid width, E mask embedding, h w stride-4 map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maskformer.modeling.attention import FeedForward, MultiHeadAttention
+from maskformer.modeling.position import sine_position_encoding
+
+GROUPS = 32
+
+
+class PixelDecoderOutput(NamedTuple):
+    """Per-pixel embeddings [B, E, h, w], the map the transformer decoder reads, and the pyramid's three maps."""
+
+    pixel_embeddings: Tensor
+    transformer_features: Tensor
+    hidden_states: tuple[Tensor, ...]
+
+
+def _convolution(in_width: int, width: int, kernel: int) -> nn.Sequential:
+    convolution = nn.Conv2d(in_width, width, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, width))
+
+
+class FPNConvolution(nn.Sequential):
+    """3x3 convolution, group norm, ReLU."""
+
+    def __init__(self, in_width: int, width: int):
+        super().__init__(*_convolution(in_width, width, 3), nn.ReLU())
+
+
+class FPNLayer(nn.Module):
+    """One step down the pyramid: the map above, enlarged with nearest, plus the projected backbone map."""
+
+    def __init__(self, lateral_width: int, width: int):
+        super().__init__()
+        self.proj = _convolution(lateral_width, width, 1)
+        self.block = FPNConvolution(width, width)
+
+    def forward(self, above: Tensor, lateral: Tensor) -> Tensor:
+        lateral = self.proj(lateral)
+        return self.block(lateral + F.interpolate(above, size=lateral.shape[-2:], mode="nearest"))
+
+
+class FPN(nn.Module):
+    """Top-down path over maps of rising stride; returns the maps from the lowest lateral to stride 4."""
+
+    def __init__(self, lateral_widths: Sequence[int], lowest_width: int, width: int):
+        super().__init__()
+        self.stem = FPNConvolution(lowest_width, width)
+        self.layers = nn.ModuleList(FPNLayer(lateral, width) for lateral in reversed(lateral_widths))
+
+    def forward(self, laterals: Sequence[Tensor], lowest: Tensor) -> tuple[Tensor, ...]:
+        maps = [self.stem(lowest)]
+        for layer, lateral in zip(self.layers, reversed(laterals), strict=True):
+            maps.append(layer(maps[-1], lateral))
+        return tuple(maps[1:])
+
+
+class EncoderLayer(FeedForward):
+    """Self-attention over the cells of the lowest map, then the feed-forward block."""
+
+    def __init__(self, width: int, num_heads: int, hidden: int, dropouts: tuple[float, float, float], act: nn.Module):
+        dropout, attention_dropout, activation_dropout = dropouts
+        super().__init__(width, hidden, dropout, activation_dropout, act)
+        self.self_attn = MultiHeadAttention(width, num_heads, attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        located = tokens + positions
+        tokens = self.self_attn_layer_norm(tokens + self.drop(self.self_attn(located, located, tokens)))
+        return self.feed_forward(tokens)
+
+
+class PixelEncoder(nn.Module):
+    """Transformer encoder over a map [B, F, H, W]; no norm at the end (the authors normalise after each sum)."""
+
+    def __init__(self, layers: Sequence[EncoderLayer]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        positions = sine_position_encoding(features.shape[1], features)
+        tokens = features.flatten(2).transpose(1, 2)  # [B, H * W, F]
+        for layer in self.layers:
+            assert isinstance(layer, EncoderLayer)
+            tokens = layer.checkpointed(tokens, positions)
+        return tokens.transpose(1, 2).unflatten(2, features.shape[-2:])  # [B, F, H, W]
+
+
+class PixelDecoder(nn.Module):
+    """Pyramid and mask projection; with an encoder, the lowest map is projected and encoded first.
+
+    Raises:
+        ValueError: the pyramid's width is not a multiple of 32, the number of groups of its norms.
+    """
+
+    def __init__(
+        self, backbone_widths: Sequence[int], width: int, mask_width: int, encoder: PixelEncoder | None = None
+    ):
+        super().__init__()
+        if width % GROUPS:
+            raise ValueError(
+                f"fpn_feature_size is {width}, expected a multiple of {GROUPS}, the groups of the group norms"
+            )
+        lowest_width = backbone_widths[-1]
+        self.input_projection = nn.Conv2d(lowest_width, width, 1) if encoder is not None else None
+        self.encoder = encoder
+        self.transformer_width = lowest_width if encoder is None else width
+        self.fpn = FPN(backbone_widths[:-1], self.transformer_width, width)
+        self.mask_projection = nn.Conv2d(width, mask_width, 3, padding=1)
+
+    def forward(self, feature_maps: Sequence[Tensor]) -> PixelDecoderOutput:
+        lowest = feature_maps[-1]
+        if self.encoder is not None and self.input_projection is not None:
+            lowest = self.encoder(self.input_projection(lowest))
+        maps = self.fpn(feature_maps[:-1], lowest)
+        return PixelDecoderOutput(self.mask_projection(maps[-1]), lowest, maps)

@@ -1,0 +1,39 @@
+"""Where the files on disk differ from our modules: constants that transformers writes and our network does not hold.
+
+`facebook/maskformer-*` and transformers 5.23 store the window index tables, a final norm of the Swin backbone that no
+output passes through, the cross entropy's class weights and batch counters. They are ignored on reading (the first two
+carry nothing, the others follow from the configuration) and written back, so that transformers finds what it expects.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from maskformer.modeling.backbones.resnet import FrozenBatchNorm2d
+from maskformer.modeling.backbones.swin import SwinBackbone
+
+IGNORED_ON_READING = [
+    r"relative_position_index$",
+    r"pixel_level_module\.encoder\.model\.layernorm\.(weight|bias)$",
+    r"criterion\.empty_weight$",
+    r"normalization\.num_batches_tracked$",
+]
+
+
+def constants(model: nn.Module) -> dict[str, Tensor]:
+    """The entries to add to the model's state dict before it is written."""
+    entries: dict[str, Tensor] = {}
+    for path, module in model.named_modules():
+        index = getattr(module, "relative_position_index", None)
+        if isinstance(index, Tensor):
+            entries[f"{path}.relative_position_index"] = index.clone()
+        empty_weight = getattr(module, "empty_weight", None)
+        if isinstance(empty_weight, Tensor):
+            entries[f"{path}.empty_weight"] = empty_weight.clone()
+        if isinstance(module, SwinBackbone):
+            entries[f"{path}.model.layernorm.weight"] = torch.ones(module.channels[-1])
+            entries[f"{path}.model.layernorm.bias"] = torch.zeros(module.channels[-1])
+        if isinstance(module, FrozenBatchNorm2d):
+            entries[f"{path}.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
+    return entries

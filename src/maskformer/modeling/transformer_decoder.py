@@ -1,0 +1,99 @@
+"""The transformer module: learned queries look at the lowest map and become per-segment embeddings
+(paper section 3.3, "Transformer module"; the decoder is DETR's, arXiv 2005.12872).
+
+Shape letters: B batch, Q queries, S cells of the lowest map, D width, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from maskformer.modeling.attention import FeedForward, MultiHeadAttention
+from maskformer.modeling.position import sine_position_encoding
+
+
+class TransformerDecoderOutput(NamedTuple):
+    """The L + 1 states [B, Q, D] from the zero input on, of which only the last is normalised (as transformers reports
+    them), and, when asked for, the attention weights of each layer."""
+
+    hidden_states: tuple[Tensor, ...]
+    attentions: tuple[Tensor, ...]
+    cross_attentions: tuple[Tensor, ...]
+
+
+class DecoderLayer(FeedForward):
+    """Self-attention among the queries, cross-attention to the image, feed-forward block."""
+
+    def __init__(self, width: int, num_heads: int, hidden: int, dropouts: tuple[float, float, float], act: nn.Module):
+        dropout, attention_dropout, activation_dropout = dropouts
+        super().__init__(width, hidden, dropout, activation_dropout, act)
+        self.self_attn = MultiHeadAttention(width, num_heads, attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.encoder_attn = MultiHeadAttention(width, num_heads, attention_dropout)
+        self.encoder_attn_layer_norm = nn.LayerNorm(width)
+
+    def forward(self, states: Tensor, queries: Tensor, image: Tensor, located_image: Tensor) -> Tensor:
+        states = self._attend_to_queries(states, queries)
+        looked = self.encoder_attn(states + queries, located_image, image)
+        states = self.encoder_attn_layer_norm(states + self.drop(looked))
+        return self.feed_forward(states)
+
+    def attention_weights(self, states: Tensor, queries: Tensor, located_image: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of both attentions, [B, heads, Q, Q] and [B, heads, Q, S], for the same input."""
+        located = states + queries
+        own = self.self_attn.weights(located, located)
+        states = self._attend_to_queries(states, queries)
+        return own, self.encoder_attn.weights(states + queries, located_image)
+
+    def _attend_to_queries(self, states: Tensor, queries: Tensor) -> Tensor:
+        located = states + queries
+        return self.self_attn_layer_norm(states + self.drop(self.self_attn(located, located, states)))
+
+
+class TransformerDecoder(nn.Module):
+    """The stack of layers and the norm they share."""
+
+    def __init__(self, layers: Sequence[DecoderLayer], width: int):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.layernorm = nn.LayerNorm(width)
+
+    def forward(
+        self, queries: Tensor, image: Tensor, positions: Tensor, output_attentions: bool = False
+    ) -> TransformerDecoderOutput:
+        located_image = image + positions
+        # The queries start as zeros: what tells them apart are their positions, the learned embeddings.
+        states = [queries.new_zeros(queries.shape)]
+        own: list[Tensor] = []
+        cross: list[Tensor] = []
+        for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
+            if output_attentions:
+                weights = layer.attention_weights(states[-1], queries, located_image)
+                own.append(weights[0])
+                cross.append(weights[1])
+            states.append(layer.checkpointed(states[-1], queries, image, located_image))
+        states[-1] = self.layernorm(states[-1])
+        return TransformerDecoderOutput(tuple(states), tuple(own), tuple(cross))
+
+
+class TransformerModule(nn.Module):
+    """Queries, input projection (where widths differ, or where it is enforced) and the decoder."""
+
+    def __init__(self, in_width: int, width: int, num_queries: int, decoder: TransformerDecoder, project: bool):
+        super().__init__()
+        self.queries_embedder = nn.Embedding(num_queries, width)
+        self.input_projection = nn.Conv2d(in_width, width, 1) if project or in_width != width else None
+        self.decoder = decoder
+        self.width = width
+
+    def forward(self, features: Tensor, output_attentions: bool = False) -> TransformerDecoderOutput:
+        if self.input_projection is not None:
+            features = self.input_projection(features)
+        positions = sine_position_encoding(self.width, features)
+        image = features.flatten(2).transpose(1, 2)  # [B, S, D]
+        queries = self.queries_embedder.weight.expand(features.shape[0], -1, -1)  # [B, Q, D]
+        return self.decoder(queries, image, positions, output_attentions)
