@@ -1,0 +1,111 @@
+"""Between the authors' layout of weights and ours, in both directions, without loss.
+
+Not weights, and dropped: the loss's buffers, the images' mean and standard deviation (they belong to the processor)
+and Swin's index tables (they follow from the window size).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from maskformer.checkpoints.architecture import read_config
+from maskformer.checkpoints.key_tables import key_table
+from maskformer.configuration import MaskFormerConfig
+
+_NOT_WEIGHTS = re.compile(r"^criterion\.|^pixel_(mean|std)$|relative_position_index$|num_batches_tracked$")
+# What transformers and older files of ours hold besides: constants, see `modeling/published_layout.py`.
+_NOT_WEIGHTS_HERE = re.compile(
+    r"^criterion\.|relative_position_index$|num_batches_tracked$|encoder\.model\.layernorm\.(weight|bias)$"
+)
+_HEAD = "sem_seg_head."
+
+
+def from_original(
+    weights: Mapping[str, Tensor], attention_heads: int = 8
+) -> tuple[MaskFormerConfig, dict[str, Tensor]]:
+    """Configuration and state dict, in our layout, of the authors' `weights`.
+
+    Args:
+        weights: by the authors' names, as `unpickling.read_weights` gives them.
+        attention_heads: heads of the transformer's attention, the one number that is not in the shapes.
+
+    Raises:
+        ValueError: these are not the weights of a MaskFormer, one is missing, or one would be left unused.
+    """
+    weights = canonical(weights)
+    config = read_config(weights, attention_heads)
+    table = key_table(config)
+    _check_keys({original for original, _ in table}, weights, "the checkpoint")
+    state: dict[str, Tensor] = {}
+    for original, ours in table:
+        weight = weights[original]
+        if len(ours) > 1 and (weight.ndim == 0 or weight.shape[0] % len(ours)):
+            raise ValueError(
+                f"the weight {original!r} has shape {list(weight.shape)}, expected {len(ours)} parts of equal size "
+                "along the first dimension: query, key and value"
+            )
+        # A clone of its own for each part: the file format refuses tensors that share memory.
+        parts = [part.clone() for part in weight.chunk(len(ours))] if len(ours) > 1 else [weight]
+        state.update(zip(ours, parts, strict=True))
+    return config, state
+
+
+def canonical(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`weights` under the newest of the authors' names, without what is no weight.
+
+    In files from before their pixel decoder had a name, its weights lie in the head directly; their loader moves
+    everything there that is not the predictor's.
+    """
+    renamed: dict[str, Tensor] = {}
+    for key, weight in weights.items():
+        if _NOT_WEIGHTS.search(key):
+            continue
+        part = key.removeprefix(_HEAD)
+        if part != key and not part.startswith(("predictor.", "pixel_decoder.")):
+            key = f"{_HEAD}pixel_decoder.{part}"
+        renamed[key] = weight
+    return renamed
+
+
+def to_original(config: MaskFormerConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in the authors' layout, Swin's index tables included.
+
+    Raises:
+        ValueError: the authors' layout has no name for a weight or for the backbone, or a weight is missing.
+    """
+    state = {key: weight for key, weight in state.items() if not _NOT_WEIGHTS_HERE.search(key)}
+    table = key_table(config)
+    _check_keys({name for _, ours in table for name in ours}, state, "the model")
+    weights: dict[str, Tensor] = {}
+    for original, ours in table:
+        parts = [state[name] for name in ours]
+        weights[original] = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if original.endswith(".relative_position_bias_table"):
+            index_key = original.replace("bias_table", "index")
+            weights[index_key] = relative_position_index(config.backbone_config.window_size)
+    return weights
+
+
+def relative_position_index(window_size: int) -> Tensor:
+    """For each pair of cells of a window, the row of the bias table that their offset has: [w * w, w * w], integers."""
+    cells = torch.cartesian_prod(torch.arange(window_size), torch.arange(window_size))  # [w * w, 2], row-major
+    offsets = cells[:, None] - cells[None] + window_size - 1  # [w * w, w * w, 2], each from 0 to 2w - 2
+    return offsets[..., 0] * (2 * window_size - 1) + offsets[..., 1]
+
+
+def _check_keys(expected: set[str], found: Mapping[str, Tensor], whose: str) -> None:
+    missing, unused = expected - found.keys(), found.keys() - expected
+    if missing or unused:
+        lacks = [f"lacks {_listed(missing)}"] if missing else []
+        holds = [f"holds {_listed(unused)}, which would be left unused"] if unused else []
+        raise ValueError(f"{whose} {' and '.join(lacks + holds)}: its architecture is not one of the authors'")
+
+
+def _listed(keys: Iterable[str], limit: int = 3) -> str:
+    ordered = sorted(keys)
+    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    return ", ".join(repr(key) for key in ordered[:limit]) + more

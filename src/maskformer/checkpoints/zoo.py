@@ -1,0 +1,33 @@
+"""The 30 models the authors published (paper tables 1 to 5), with every setting of training and test.
+
+The list is data, `zoo.json` beside this file. Reading it needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib import resources
+from typing import Any
+
+ZooEntry = dict[str, Any]
+
+
+@functools.cache
+def _entries() -> tuple[ZooEntry, ...]:
+    return tuple(json.loads(resources.files("maskformer.checkpoints").joinpath("zoo.json").read_text(encoding="utf-8")))
+
+
+def list_zoo() -> list[ZooEntry]:
+    """The published models in the order of the authors' configuration files.
+
+    Each entry has `name` (ours, unique), `original_config` (the authors' file), `parameters` (trainable ones, to the
+    thousand), `hub_id` (where a converted checkpoint is published, or None), `stuff_class_ids` (panoptic models) and
+    the settings: sizes in pixels, learning rates, thresholds, published results in percent.
+    """
+    return [dict(entry) for entry in _entries()]
+
+
+def find_in_zoo(name: str) -> ZooEntry | None:
+    """The entry called `name`, which may be a zoo name or the authors' configuration path; None when there is none."""
+    return next((dict(entry) for entry in _entries() if name in (entry["name"], entry["original_config"])), None)
