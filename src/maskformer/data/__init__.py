@@ -1,0 +1,1 @@
+"""Annotation formats, transforms, collation, and drawn scenes with exact labels."""
