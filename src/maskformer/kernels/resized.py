@@ -1,0 +1,198 @@
+"""What a bilinear resize decides - which plane is strongest, what lies above a threshold - without the resize.
+
+The output pixels between the same four cells of the small map form a block. A bilinear value never exceeds the
+largest of its block's corners and never falls below the smallest, so inside most blocks the corners settle the matter
+for all pixels at once; only the blocks they leave open are interpolated, and only for the planes still in question.
+The result is that of the plain resize, except where two values differ by less than float32 can tell.
+
+Shapes: K planes, h w small map, H W output, g f rows and columns of blocks, b r c pixels of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# How far rounding may carry an interpolated value past its corners, relative to their size.
+MARGIN = 1e-6
+# Small-map values that are bounded at once, and pixels that are interpolated at once: what fits in the caches.
+VALUES_AT_ONCE = 2**20
+PIXELS_AT_ONCE = 2**20
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a resize: blocks of output pixels between the same two cells."""
+
+    low: Tensor  # [g] the cell before each block
+    high: Tensor  # [g] the cell after it
+    start: Tensor  # [g] the block's first pixel
+    count: Tensor  # [g] its number of pixels
+    weight: Tensor  # [length] of the cell after, for each pixel
+
+    @classmethod
+    def build(cls, cells: int, length: int, scale: float | None, device: torch.device) -> Axis:
+        """`cells` to `length` pixels; `scale` is pixels per cell where it is not length / cells.
+
+        Positions are computed in float32, as torch's own resize does.
+        """
+        ratio = torch.tensor(cells / length if scale is None else 1 / scale, dtype=torch.float32, device=device)
+        position = (ratio * (torch.arange(length, device=device) + 0.5) - 0.5).clamp(min=0)
+        cell = position.long().clamp(max=cells - 1)
+        low, count = cell.unique_consecutive(return_counts=True)
+        high = (low + 1).clamp(max=cells - 1)
+        return cls(low, high, count.cumsum(0) - count, count, position - cell)
+
+    def pixels(self, blocks: Tensor, most: int) -> Tensor:
+        """[b, most]: the pixels of the blocks [b]; those with fewer than `most` repeat their last."""
+        steps = torch.arange(most, device=blocks.device)
+        return self.start[blocks, None] + torch.minimum(steps, self.count[blocks, None] - 1)
+
+    def spread(self, values: Tensor, dim: int) -> Tensor:
+        """One value per block to one per pixel."""
+        return values.repeat_interleave(self.count, dim)
+
+
+class Resize:
+    """A resize from [h, w] to [H, W] by `scales` (pixels per cell; None where that is the ratio of the sizes)."""
+
+    def __init__(
+        self,
+        cells: tuple[int, int],
+        size: tuple[int, int],
+        scales: tuple[float | None, float | None] = (None, None),
+        device: torch.device | None = None,
+    ) -> None:
+        self.cells, self.size, self.scales = cells, size, scales
+        device = device or torch.device("cpu")
+        self.rows, self.columns = (Axis.build(*each, device) for each in zip(cells, size, scales, strict=True))
+        self.block = int(self.rows.count.max()), int(self.columns.count.max())
+
+    def plain(self, planes: Tensor) -> Tensor:
+        """The resize itself: [K, h, w] -> [K, H, W]."""
+        return torch.ops.aten.upsample_bilinear2d.default(planes[None], list(self.size), False, *self.scales)[0]
+
+    def strongest_plane(self, planes: Tensor) -> Tensor:
+        """int64 [H, W]: `plain(planes).argmax(0)` for planes [K, h, w]; ties go to the lowest index."""
+        best, winner = self._best_floor(planes)
+        best = best - MARGIN * best.abs()
+        contested = torch.cat([self._corner(part, torch.maximum) >= best for part in self._parts(planes)])  # [K, g, f]
+        open_blocks = (contested.sum(0) > 1).nonzero()  # [b, 2]
+        if len(open_blocks) * self._block_pixels * 2 > self.size[0] * self.size[1] * len(planes):
+            return self.plain(planes).argmax(0)
+        result = self.columns.spread(self.rows.spread(winner, 0), 1)
+        if len(open_blocks) == 0:
+            return result
+        for blocks in open_blocks.split(max(1, PIXELS_AT_ONCE // self._block_pixels)):
+            self._settle(planes, contested, blocks, result)
+        return result
+
+    def areas_above(self, planes: Tensor, threshold: float) -> Tensor:
+        """int64 [K]: pixels of `plain(planes)` that reach the threshold."""
+        size = self.rows.count[:, None] * self.columns.count  # [g, f]
+        areas: list[Tensor] = []
+        for part in self._parts(planes):
+            inside, open_blocks = self._above(part, threshold)
+            area = (inside * size).sum((1, 2))
+            for entries in open_blocks.split(max(1, PIXELS_AT_ONCE // self._block_pixels)):
+                values = self._interpolate(part, entries[:, 0], entries[:, 1:])
+                counted = (values >= threshold) & self._exists(entries[:, 1:])
+                area.index_add_(0, entries[:, 0], counted.sum((1, 2)))
+            areas.append(area)
+        return torch.cat(areas)
+
+    def mask_above(self, plane: Tensor, threshold: float) -> Tensor:
+        """bool [H, W]: where `plain(plane)` of a plane [h, w] reaches the threshold."""
+        inside, entries = self._above(plane[None], threshold)
+        result = self.columns.spread(self.rows.spread(inside[0], 0), 1)
+        for part in entries.split(max(1, PIXELS_AT_ONCE // self._block_pixels)):
+            values = self._interpolate(plane[None], part[:, 0], part[:, 1:])
+            self._write(result, part[:, 1:], values >= threshold)
+        return result
+
+    @property
+    def _block_pixels(self) -> int:
+        return self.block[0] * self.block[1]
+
+    def _parts(self, planes: Tensor) -> Iterator[Tensor]:
+        return iter(planes.split(max(1, VALUES_AT_ONCE // max(1, planes[0].numel()))))
+
+    def _corner(self, planes: Tensor, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The largest or smallest corner of every block, [K, h, w] -> [K, g, f]."""
+        rows, columns = self.rows, self.columns
+        picked = pick(planes[:, rows.low], planes[:, rows.high])
+        return pick(picked[:, :, columns.low], picked[:, :, columns.high])
+
+    def _best_floor(self, planes: Tensor) -> tuple[Tensor, Tensor]:
+        """What the strongest plane of each block reaches at least [g, f], and its index."""
+        best = winner = torch.empty(0)
+        first = 0
+        for part in self._parts(planes):
+            value, index = self._corner(part, torch.minimum).max(0)
+            if first == 0:
+                best, winner = value, index
+            else:
+                winner = torch.where(value > best, index + first, winner)
+                best = torch.maximum(best, value)
+            first += len(part)
+        return best, winner
+
+    def _above(self, planes: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        """Blocks that reach the threshold everywhere [K, g, f], and those that do so in part, as [b, (k, g, f)]."""
+        margin = MARGIN * abs(threshold)
+        inside = self._corner(planes, torch.minimum) >= threshold + margin
+        reaches = self._corner(planes, torch.maximum) >= threshold - margin
+        return inside, (reaches & ~inside).nonzero()
+
+    def _settle(self, planes: Tensor, contested: Tensor, blocks: Tensor, result: Tensor) -> None:
+        """Compares, in each block, the planes that may win there, in the order of their indices."""
+        entries = contested[:, blocks[:, 0], blocks[:, 1]].T.nonzero()  # [n, (block, plane)], sorted
+        count = entries[:, 0].bincount(minlength=len(blocks))
+        first = count.cumsum(0) - count
+        best = planes.new_full((len(blocks), *self.block), -torch.inf)
+        winner = torch.zeros(best.shape, dtype=torch.int64, device=planes.device)
+        for rank in range(int(count.max())):
+            left = (count > rank).nonzero().flatten()
+            plane = entries[first[left] + rank, 1]
+            values = self._interpolate(planes, plane, blocks[left])
+            before = best[left]
+            stronger = values > before
+            best[left] = torch.where(stronger, values, before)
+            winner[left] = torch.where(stronger, plane[:, None, None], winner[left])
+        self._write(result, blocks, winner)
+
+    def _pixels(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [b, r] and columns [b, c] of the blocks' pixels; smaller blocks repeat their last."""
+        (row, column), (height, width) = blocks.unbind(1), self.block
+        return self.rows.pixels(row, height), self.columns.pixels(column, width)
+
+    def _exists(self, blocks: Tensor) -> Tensor:
+        """bool [b, r, c]: False for the repetitions in smaller blocks."""
+        rows, columns = self._pixels(blocks)
+        first_rows = F.pad(rows.diff(dim=1), (1, 0), value=1) > 0
+        first_columns = F.pad(columns.diff(dim=1), (1, 0), value=1) > 0
+        return first_rows[:, :, None] & first_columns[:, None, :]
+
+    def _interpolate(self, planes: Tensor, index: Tensor, blocks: Tensor) -> Tensor:
+        """Values [b, r, c] of the planes `index` [b] in the blocks [b, 2]."""
+        rows, columns = self._pixels(blocks)
+        below = self.rows.weight[rows][:, :, None]  # [b, r, 1]
+        right = self.columns.weight[columns][:, None, :]  # [b, 1, c]
+        top, bottom = self.rows.low[blocks[:, 0]], self.rows.high[blocks[:, 0]]
+        before, after = self.columns.low[blocks[:, 1]], self.columns.high[blocks[:, 1]]
+        corners = [planes[index, y, x][:, None, None] for y in (top, bottom) for x in (before, after)]
+        upper = corners[0] * (1 - right) + corners[1] * right  # [b, 1, c]
+        lower = corners[2] * (1 - right) + corners[3] * right
+        return upper * (1 - below) + lower * below
+
+    def _write(self, result: Tensor, blocks: Tensor, values: Tensor) -> None:
+        rows, columns = self._pixels(blocks)
+        # A repeated pixel is written several times with the same value: the repetitions use its own weights.
+        result[rows[:, :, None], columns[:, None, :]] = values
+
+
+__all__ = ["Resize"]
