@@ -1,7 +1,7 @@
 """Train the small model that is bundled with the package, on drawn scenes, with the package's own loss.
 
-    python examples/train_scenes.py --out runs/scenes --steps 6000
-    python examples/train_scenes.py --out runs/scenes --steps 6000 --resume      # after an interruption
+    python examples/train_scenes.py --out runs/scenes --steps 9000 --batch 8 --lr 5e-4 --every 50
+    python examples/train_scenes.py --out runs/scenes --steps 9000 --batch 8 --lr 5e-4 --every 50 --resume      # after an interruption
 
 Every picture is new: a step draws its own scenes from its own seeds, far from those the demo is judged on. The first
 part of the run sees small pictures, the rest the size the model is made for. The log (`log.csv`) and the exported
@@ -29,7 +29,7 @@ from maskformer.data.scenes import LABELS, STUFF_IDS, draw_scene
 
 SIZE = (192, 256)
 SMALL_SIZE = (128, 160)
-SMALL_PART = 0.4
+SMALL_PART = 0.45
 TARGET_STRIDE = 2
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32) * 255
 STD = np.array([0.229, 0.224, 0.225], dtype=np.float32) * 255
@@ -193,10 +193,10 @@ def export(model: MaskFormerForInstanceSegmentation, directory: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=6e-4)
-    parser.add_argument("--every", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--every", type=int, default=50)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--resume", action="store_true")
     train(parser.parse_args())

@@ -173,11 +173,13 @@ def test_more_targets_than_queries(make_batch, make_criterion):
 def test_a_matcher_with_four_arguments(make_batch, make_criterion):
     class InOrder(torch.nn.Module):
         def forward(self, masks_queries_logits, class_queries_logits, mask_labels, class_labels):
+            assert not torch.is_autocast_enabled("cpu")  # costs of an own matcher are in full precision, too
             return [(torch.arange(len(labels)), torch.arange(len(labels))) for labels in class_labels]
 
     batch, criterion = make_batch(), make_criterion()
     criterion.matcher = InOrder()
-    assert criterion(*batch.arguments)["loss_mask"] > make_criterion()(*batch.arguments)["loss_mask"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert criterion(*batch.arguments)["loss_mask"] > make_criterion()(*batch.arguments)["loss_mask"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

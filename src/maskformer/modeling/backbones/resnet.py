@@ -135,7 +135,9 @@ class ResNetBlock(nn.Module):
 def kept_statistics(module: nn.Module) -> Generator[None]:
     """Batch normalisation inside uses the batch's statistics, as in training, but the running ones stay as they are."""
     norms = [each for each in module.modules() if isinstance(each, nn.BatchNorm2d)]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms if norm.num_batches_tracked is not None]
+    before = [
+        (norm.momentum, norm.num_batches_tracked.clone()) for norm in norms if norm.num_batches_tracked is not None
+    ]
     for norm in norms:
         norm.momentum = 0.0
     try:

@@ -11,21 +11,21 @@ N = M * M tokens per window, C channels, K heads, D = C / K.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskformer.modeling.backbones.contract import FeatureMaps, check_four_stages, check_image_channels
+from maskformer.modeling.backbones.windows import WindowLayout, ceil_divide, from_windows, to_windows, window_layout
 
-# Added to a score to forbid it. The authors' finite value: with -inf, a half-precision softmax could meet an all -inf row.
+# Added to a score to forbid it: the authors' value, finite, so that no softmax can meet a row of nothing but -inf.
 FORBIDDEN = -100.0
 
 
 @dataclass(frozen=True)
 class BlockOptions:
-    """What all blocks of one Swin share: the window's side in tokens, the MLP's widening, and the dropout probabilities."""
+    """What all blocks of one Swin share: the window's side in tokens, the MLP's widening, the dropout probabilities."""
 
     window_size: int
     activation: nn.Module
@@ -52,79 +52,15 @@ def relative_position_index(window_size: int, device: torch.device) -> Tensor:
     return (rows + columns).reshape(window_size**2, window_size**2)  # [My, Mx, My, Mx] -> [N, N]
 
 
-def ceil_divide(size: int, by: int) -> int:
-    """Pieces of `by` that cover `size`."""
-    return (size + by - 1) // by
-
-
-def num_windows(size: int, window_size: int) -> int:
-    """Windows that cover `size` tokens.
-
-    An exported graph must hold for every image size, yet torch.export would conclude from the example's count that there
-    is always one window, or always several. Taken from a tensor the count is a number it knows nothing about but what
-    it is told here.
-    """
-    count = ceil_divide(size, window_size)
-    if torch.compiler.is_exporting():
-        count = torch.full((), count, dtype=torch.long).item()
-        assert not isinstance(count, float)
-        torch._check(count >= 1)
-        torch._check(count * window_size >= size)
-    return count
-
-
 def pad_bottom_right(tokens: Tensor, bottom: int, right: int) -> Tensor:
     """[B, h, w, C] -> [B, h + bottom, w + right, C], zeros added.
 
-    While a graph is traced the sizes may be symbols, which a branch would pin to one image size; otherwise the copy that
-    padding by nothing would make is saved.
+    While a graph is traced the sizes may be symbols, which a branch would pin to one image size; otherwise the copy
+    that padding by nothing would make is saved.
     """
     if torch.compiler.is_compiling() or bottom > 0 or right > 0:
         return F.pad(tokens, (0, 0, 0, right, 0, bottom))
     return tokens
-
-
-class Windows(NamedTuple):
-    """How the windows of a stage lie: so many rows and columns of them, and what shifted ones may not see [n, N, N]."""
-
-    rows: int
-    columns: int
-    mask: Tensor | None
-
-
-def partition(tokens: Tensor, windows: Windows, size: int) -> Tensor:
-    """[B, hp, wp, C] -> [B * n, N, C] for windows of `size` x `size` tokens."""
-    rows, columns, _ = windows
-    grid = tokens.reshape(-1, rows, size, columns, size, tokens.shape[-1])  # [B, rows, M, columns, M, C]
-    return grid.transpose(2, 3).reshape(-1, size**2, tokens.shape[-1])  # [B * n, N, C]
-
-
-def unpartition(tokens: Tensor, windows: Windows, size: int) -> Tensor:
-    """[B * n, N, C] -> [B, hp, wp, C]."""
-    rows, columns, _ = windows
-    grid = tokens.reshape(-1, rows, columns, size, size, tokens.shape[-1])  # [B, rows, columns, M, M, C]
-    return grid.transpose(2, 3).reshape(-1, rows * size, columns * size, tokens.shape[-1])  # [B, hp, wp, C]
-
-
-def shift_mask(rows: int, columns: int, window_size: int, like: Tensor) -> Tensor:
-    """What to add to the scores of shifted windows, [n, N, N]: 0 between neighbours, FORBIDDEN across the picture's seam.
-
-    Rolling by s = M // 2 brings the first s rows and columns behind the last ones. With M = 4, eight tokens in a row:
-
-        before  | 0 1 2 3 | 4 5 6 7 |        after  | 2 3 4 5 | 6 7 . 0 1 |     0 1 lie beside 6 7 without being their
-        region                                      | 0 0 0 0 | 1 1 . 2 2 |     neighbours: regions attend to themselves.
-    """
-    shift = window_size // 2
-
-    def regions(count: int) -> Tensor:
-        position = torch.arange(count * window_size, device=like.device)
-        end = count * window_size
-        return (position >= end - window_size).long() + (position >= end - shift).long()
-
-    region = 3 * regions(rows)[:, None] + regions(columns)[None, :]  # [hp, wp], in 0..8
-    windows = partition(region[None, :, :, None], Windows(rows, columns, None), window_size).squeeze(-1)  # [n, N]
-    crosses = windows[:, :, None] != windows[:, None, :]
-    return crosses.to(like.dtype) * FORBIDDEN
 
 
 class Dense(nn.Module):
@@ -175,30 +111,32 @@ class WindowSelfAttention(nn.Module):
             bias.view(1, tokens, tokens, self.num_heads).permute(0, 3, 1, 2).contiguous()
         )  # [1, N, N, K] -> [1, K, N, N]
 
-    def forward(self, windows: Tensor, mask: Tensor | None) -> Tensor:
-        """[B * n, N, C] -> [B * n, N, C]; `mask` [n, N, N] is added to the scores."""
-        num_images_windows, tokens, channels = windows.shape
-        heads = (num_images_windows, tokens, self.num_heads, channels // self.num_heads)
-        query = self.query(windows).view(heads).transpose(1, 2)  # [B * n, K, N, D]
-        key = self.key(windows).view(heads).transpose(1, 2)  # [B * n, K, N, D]
-        value = self.value(windows).view(heads).transpose(1, 2)  # [B * n, K, N, D]
+    def forward(self, tokens: Tensor, layout: WindowLayout, crosses: Tensor | None) -> Tensor:
+        """[B, h * w, C] -> [B, h * w, C]; `crosses` [n, N, N] is true where a slot may not look at another."""
+        batch, _, channels = tokens.shape
+        num = layout.region.shape[0]
+        tokens = torch.cat([tokens, tokens.new_zeros(batch, 1, channels)], dim=1)  # and the padding: [B, h * w + 1, C]
+        query, key, value = (
+            self._split(to_windows(project(tokens), layout)) for project in (self.query, self.key, self.value)
+        )
         bias = self.position_bias(query.dtype)
-        if mask is not None:
-            # The images of a batch share the mask. Windows are folded into the heads, so that the sum of bias and mask
-            # is broadcast over the batch: repeated for each image it would be the largest tensor of the network.
-            num = mask.shape[0]
-            bias = (bias + mask.to(bias.dtype)[:, None]).view(1, num * self.num_heads, tokens, tokens)
-            query, key, value = (self._fold(each, num) for each in (query, key, value))
+        if crosses is not None:
+            # The images of a batch share what is forbidden. Windows are folded into the heads, so that its sum with the
+            # bias is broadcast over the batch: repeated for each image it would be the largest tensor of the network.
+            bias = torch.add(bias, crosses[:, None].to(bias.dtype), alpha=FORBIDDEN).flatten(0, 1)[None]
+            query, key, value = (
+                each.reshape(batch, num * self.num_heads, *each.shape[2:]) for each in (query, key, value)
+            )
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
-        attended = attended.reshape(
-            num_images_windows, self.num_heads, tokens, -1
-        )  # [B, n * K, N, D] -> [B * n, K, N, D]
-        return attended.transpose(1, 2).reshape(num_images_windows, tokens, channels)  # [B * n, N, C]
+        attended = attended.reshape(batch * num, self.num_heads, self.window_size**2, -1).transpose(1, 2)
+        return from_windows(attended.reshape(batch, -1, channels), layout)  # [B * n, N, K, D] -> [B, n * N, C]
 
-    def _fold(self, each: Tensor, num: int) -> Tensor:
-        tokens, width = each.shape[-2:]
-        return each.reshape(-1, num * self.num_heads, tokens, width)  # [B * n, K, N, D] -> [B, n * K, N, D]
+    def _split(self, windows: Tensor) -> Tensor:
+        heads = windows.unflatten(2, (self.num_heads, -1))
+        return heads.reshape(-1, self.window_size**2, *heads.shape[2:]).transpose(
+            1, 2
+        )  # [B, n * N, C] -> [B * n, K, N, D]
 
 
 class WindowAttention(nn.Module):
@@ -209,18 +147,16 @@ class WindowAttention(nn.Module):
         self.self = WindowSelfAttention(dim, num_heads, options)
         self.output = Dense(dim, dim, options.hidden_dropout)
 
-    def forward(self, windows: Tensor, mask: Tensor | None) -> Tensor:
-        """[B * n, N, C] -> [B * n, N, C]."""
-        return self.output(self.self(windows, mask))
+    def forward(self, tokens: Tensor, layout: WindowLayout, crosses: Tensor | None) -> Tensor:
+        """[B, h * w, C] -> [B, h * w, C]."""
+        return self.output(self.self(tokens, layout, crosses))
 
 
 class SwinBlock(nn.Module):
     """Window attention and MLP, each on a residual branch that stochastic depth may drop (arXiv 1603.09382)."""
 
-    def __init__(self, dim: int, num_heads: int, shifted: bool, drop_path: float, options: BlockOptions) -> None:
+    def __init__(self, dim: int, num_heads: int, drop_path: float, options: BlockOptions) -> None:
         super().__init__()
-        self.window_size = options.window_size
-        self.shift = options.window_size // 2 if shifted else 0
         self.drop_path = drop_path
         hidden = int(options.mlp_ratio * dim)
         self.layernorm_before = nn.LayerNorm(dim, eps=options.layer_norm_eps)
@@ -229,32 +165,17 @@ class SwinBlock(nn.Module):
         self.intermediate = Dense(dim, hidden, options.hidden_dropout, options.activation)
         self.output = Dense(hidden, dim, options.hidden_dropout)
 
-    def forward(self, tokens: Tensor, windows: Windows) -> Tensor:
-        """[B, h, w, C] -> [B, h, w, C]."""
-        tokens = tokens + self._maybe_drop(self._attend(self.layernorm_before(tokens), windows))
+    def forward(self, tokens: Tensor, layout: WindowLayout, crosses: Tensor | None) -> Tensor:
+        """[B, h * w, C] -> [B, h * w, C], attending in the windows of `layout`."""
+        tokens = tokens + self._maybe_drop(self.attention(self.layernorm_before(tokens), layout, crosses))
         return tokens + self._maybe_drop(self.output(self.intermediate(self.layernorm_after(tokens))))
-
-    def _attend(self, tokens: Tensor, windows: Windows) -> Tensor:
-        _, height, width, _ = tokens.shape
-        rows, columns, mask = windows
-        size = self.window_size
-        tokens = pad_bottom_right(
-            tokens, rows * size - height, columns * size - width
-        )  # [B, h, w, C] -> [B, hp, wp, C]
-        if self.shift > 0:
-            tokens = tokens.roll((-self.shift, -self.shift), (1, 2))
-        tokens = self.attention(partition(tokens, windows, size), mask if self.shift > 0 else None)  # [B * n, N, C]
-        tokens = unpartition(tokens, windows, size)  # [B * n, N, C] -> [B, hp, wp, C]
-        if self.shift > 0:
-            tokens = tokens.roll((self.shift, self.shift), (1, 2))
-        return tokens[:, :height, :width]
 
     def _maybe_drop(self, branch: Tensor) -> Tensor:
         if self.drop_path == 0.0 or not self.training:
             return branch
         keep = 1.0 - self.drop_path
         # A rate of one would divide by zero: it keeps nothing, whatever the scale.
-        kept = torch.empty(branch.shape[0], 1, 1, 1, device=branch.device).bernoulli_(keep) / (keep or 1.0)
+        kept = torch.empty(branch.shape[0], 1, 1, device=branch.device).bernoulli_(keep) / (keep or 1.0)
         return branch * kept.to(branch.dtype)
 
 
@@ -277,16 +198,14 @@ class PatchMerging(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """The blocks of one resolution, and the merging into the next."""
+    """The blocks of one resolution, every second one with shifted windows, and the merging into the next."""
 
     def __init__(
         self, dim: int, num_heads: int, drop_path: Sequence[float], merges: bool, options: BlockOptions
     ) -> None:
         super().__init__()
         self.window_size = options.window_size
-        self.blocks = nn.ModuleList(
-            SwinBlock(dim, num_heads, index % 2 == 1, rate, options) for index, rate in enumerate(drop_path)
-        )
+        self.blocks = nn.ModuleList(SwinBlock(dim, num_heads, rate, options) for rate in drop_path)
         self.downsample = PatchMerging(dim) if merges else None
         # Both set by PreTrainedModel when checkpointing is switched on.
         self.gradient_checkpointing = False
@@ -294,20 +213,18 @@ class SwinStage(nn.Module):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """[B, h, w, C] -> the last block's tokens [B, h, w, C], and the next stage's [B, h / 2, w / 2, 2C]."""
-        windows = self._windows(tokens)
-        for block in self.blocks:
+        flat = tokens.flatten(1, 2)  # [B, h * w, C]
+        straight = window_layout(tokens, self.window_size, 0)
+        shifted = window_layout(tokens, self.window_size, self.window_size // 2) if len(self.blocks) > 1 else straight
+        crosses = shifted.region[:, :, None] != shifted.region[:, None, :]  # [n, N, N]
+        for index, block in enumerate(self.blocks):
+            around = (straight, None) if index % 2 == 0 else (shifted, crosses)
             if self.gradient_checkpointing and self.training and self._gradient_checkpointing_func is not None:
-                tokens = self._gradient_checkpointing_func(block.__call__, tokens, windows)
+                flat = self._gradient_checkpointing_func(block.__call__, flat, *around)
             else:
-                tokens = block(tokens, windows)
+                flat = block(flat, *around)
+        tokens = flat.view(tokens.shape)  # [B, h, w, C]
         return tokens, tokens if self.downsample is None else self.downsample(tokens)
-
-    def _windows(self, tokens: Tensor) -> Windows:
-        """Made once per call for all blocks of the stage: nothing is kept, so nothing goes stale."""
-        rows, columns = (num_windows(size, self.window_size) for size in tokens.shape[1:3])
-        shifts = self.window_size > 1 and len(self.blocks) > 1
-        mask = shift_mask(rows, columns, self.window_size, tokens) if shifts else None
-        return Windows(rows, columns, mask)
 
 
 class PatchProjection(nn.Module):
