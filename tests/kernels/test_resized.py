@@ -42,6 +42,9 @@ def test_equals_the_plain_resize(
     threshold = 0.25
     near = ((plain - threshold).abs() < 1e-6).sum((1, 2))
     assert ((resize.areas_above(planes, threshold) - (plain >= threshold).sum((1, 2))).abs() <= near).all()
+    top = resize.topmost(planes, threshold)
+    expected = torch.where((plain >= threshold).any(0), (plain >= threshold).int().argmax(0), -1)
+    assert not ((top != expected) & ((plain - threshold).abs() >= 1e-6).all(0)).any()
     wrong = resize.mask_above(planes[0], threshold) != (plain[0] >= threshold)
     assert (wrong & ((plain[0] - threshold).abs() >= 1e-6)).sum() == 0
 

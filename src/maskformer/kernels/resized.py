@@ -20,8 +20,8 @@ from torch.nn import functional as F
 # How far rounding may carry an interpolated value past its corners, relative to their size.
 MARGIN = 1e-6
 # Small-map values that are bounded at once, and pixels that are interpolated at once: what fits in the caches.
-VALUES_AT_ONCE = 2**20
-PIXELS_AT_ONCE = 2**20
+VALUES_AT_ONCE = 2**19
+PIXELS_AT_ONCE = 2**17
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,18 @@ class Resize:
         """int64 [H, W]: `plain(planes).argmax(0)` for planes [K, h, w]; ties go to the lowest index."""
         best, winner = self._best_floor(planes)
         best = best - MARGIN * best.abs()
-        contested = torch.cat([self._corner(part, torch.maximum) >= best for part in self._parts(planes)])  # [K, g, f]
-        open_blocks = (contested.sum(0) > 1).nonzero()  # [b, 2]
+        contested = torch.empty(len(planes), *best.shape, dtype=torch.bool, device=planes.device)  # [K, g, f]
+        count = torch.zeros_like(best, dtype=torch.int32)
+        for part, found in zip(self._parts(planes), contested.split(self._planes_at_once(planes)), strict=True):
+            torch.ge(self._corner(part, torch.maximum), best, out=found)
+            count += found.sum(0, dtype=torch.int32)
+        open_blocks = (count > 1).nonzero()  # [b, 2]
         if len(open_blocks) * self._block_pixels * 2 > self.size[0] * self.size[1] * len(planes):
             return self.plain(planes).argmax(0)
         result = self.columns.spread(self.rows.spread(winner, 0), 1)
         if len(open_blocks) == 0:
             return result
-        for blocks in open_blocks.split(max(1, PIXELS_AT_ONCE // self._block_pixels)):
+        for blocks in open_blocks.split(self._blocks_at_once):
             self._settle(planes, contested, blocks, result)
         return result
 
@@ -98,7 +102,7 @@ class Resize:
         for part in self._parts(planes):
             inside, open_blocks = self._above(part, threshold)
             area = (inside * size).sum((1, 2))
-            for entries in open_blocks.split(max(1, PIXELS_AT_ONCE // self._block_pixels)):
+            for entries in open_blocks.split(self._blocks_at_once):
                 values = self._interpolate(part, entries[:, 0], entries[:, 1:])
                 counted = (values >= threshold) & self._exists(entries[:, 1:])
                 area.index_add_(0, entries[:, 0], counted.sum((1, 2)))
@@ -109,17 +113,41 @@ class Resize:
         """bool [H, W]: where `plain(plane)` of a plane [h, w] reaches the threshold."""
         inside, entries = self._above(plane[None], threshold)
         result = self.columns.spread(self.rows.spread(inside[0], 0), 1)
-        for part in entries.split(max(1, PIXELS_AT_ONCE // self._block_pixels)):
+        for part in entries.split(self._blocks_at_once):
             values = self._interpolate(plane[None], part[:, 0], part[:, 1:])
             self._write(result, part[:, 1:], values >= threshold)
+        return result
+
+    def topmost(self, planes: Tensor, threshold: float) -> Tensor:
+        """int32 [H, W]: the first of the planes [K, h, w] that reaches the threshold there, -1 where none does."""
+        inside, entries = self._above(planes, threshold)
+        first = torch.where(inside.any(0), inside.to(torch.uint8).argmax(0), len(planes))  # [g, f]
+        entries = entries[entries[:, 0] < first[entries[:, 1], entries[:, 2]]]  # the others lie underneath
+        first = torch.where(first < len(planes), first, -1).to(torch.int32)
+        result = self.columns.spread(self.rows.spread(first, 0), 1)
+        counts = entries[:, 0].bincount(minlength=len(planes)).tolist()
+        # From the last to the first, so that the first remains.
+        for part in reversed(entries.split(counts)):
+            for few in part.split(self._blocks_at_once):
+                reached = self._interpolate(planes, few[:, 0], few[:, 1:]) >= threshold
+                rows, columns = self._pixels(few[:, 1:])
+                before = result[rows[:, :, None], columns[:, None, :]]
+                self._write(result, few[:, 1:], torch.where(reached, few[:, :1, None].to(torch.int32), before))
         return result
 
     @property
     def _block_pixels(self) -> int:
         return self.block[0] * self.block[1]
 
+    @property
+    def _blocks_at_once(self) -> int:
+        return max(1, PIXELS_AT_ONCE // self._block_pixels)
+
     def _parts(self, planes: Tensor) -> Iterator[Tensor]:
-        return iter(planes.split(max(1, VALUES_AT_ONCE // max(1, planes[0].numel()))))
+        return iter(planes.split(self._planes_at_once(planes)))
+
+    def _planes_at_once(self, planes: Tensor) -> int:
+        return max(1, VALUES_AT_ONCE // max(1, planes[0].numel()))
 
     def _corner(self, planes: Tensor, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The largest or smallest corner of every block, [K, h, w] -> [K, g, f]."""

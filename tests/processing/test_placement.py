@@ -1,0 +1,115 @@
+"""Where an image lies in the maps, and resizing from there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from maskformer.processing.placement import Placement, checked_sizes, placements, planes_per_group, strongest_plane
+
+
+def maps(height: int, width: int, planes: int = 3) -> torch.Tensor:
+    return torch.rand(planes, height, width, generator=torch.Generator().manual_seed(height))
+
+
+def pixel_mask(padded: tuple[int, int], *valid: tuple[int, int]) -> torch.Tensor:
+    mask = torch.zeros(len(valid), *padded, dtype=torch.int64)
+    for one, (height, width) in zip(mask, valid, strict=True):
+        one[:height, :width] = 1
+    return mask
+
+
+def test_whole_cells_are_an_ordinary_crop_and_resize():
+    place = Placement((64, 64), (40, 52))
+    expected = F.interpolate(maps(16, 16)[None, :, :10, :13], size=(80, 33), mode="bilinear")[0]
+    assert torch.equal(place.resize(maps(16, 16), (80, 33)), expected)
+    assert place.resize(maps(16, 16), None).shape == (3, 10, 13)
+
+
+@settings(max_examples=100, deadline=None)
+@example(45, 1, 12, 1)  # lengths that stay the same, where torch's kernels ignore the scale
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 90), st.integers(1, 90))
+def test_a_fractional_window_follows_the_picture(height: int, width: int, new_height: int, new_width: int):
+    """A ramp over the input keeps its value at every place of the picture, whatever the valid size."""
+    place = Placement((64, 64), (height, width))
+    centres = torch.arange(16) * 4 + 2.0  # what the cells show, in input pixels
+    ramp = torch.stack((centres[:, None].expand(16, 16), centres[None].expand(16, 16)))
+    resized = place.resize(ramp, (new_height, new_width))
+    rows, columns = place.cells
+    for axis, (valid, size, cells) in enumerate(((height, new_height, rows), (width, new_width, columns))):
+        where = (torch.arange(size) + 0.5) * valid / size
+        expected = where.clamp(2, 4 * cells - 2)  # held at the first and last cell with image
+        found = resized[0][:, 0] if axis == 0 else resized[1][0]
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-5)
+
+
+def test_a_fractional_window_never_shows_padding():
+    planes = torch.zeros(1, 16, 16)
+    planes[:, 10:] = 1  # only padding lies there: 38 rows are ten cells
+    assert float(Placement((64, 64), (38, 64)).resize(planes, (99, 64)).max()) == 0
+
+
+def test_the_authors_order():
+    place = Placement((64, 64), (38, 50))
+    up = F.interpolate(maps(16, 16)[None], size=(64, 64), mode="bilinear")
+    expected = F.interpolate(up[..., :38, :50], size=(70, 90), mode="bilinear")[0]
+    assert torch.equal(place.resize_through_input(maps(16, 16), (70, 90)), expected)
+    assert torch.equal(place.resize_through_input(maps(16, 16), None), up[0, :, :38, :50])
+
+
+def test_nearest_cells():
+    place = Placement((64, 64), (40, 52))
+    expected = F.interpolate(maps(16, 16)[None, :, :10, :13], size=(80, 33), mode="nearest")[0]
+    assert torch.equal(place.resize_nearest(maps(16, 16), (80, 33)), expected)
+    assert place.resize_nearest(maps(16, 16), None).shape == (3, 10, 13)
+    assert Placement((64, 64), (38, 50)).resize_nearest(maps(16, 16), (76, 100)).shape == (3, 76, 100)
+
+
+def test_reading_the_pixel_mask():
+    logits = torch.zeros(2, 5, 16, 16)
+    assert placements(logits, None) == [Placement((64, 64), (64, 64))] * 2
+    found = placements(logits, pixel_mask((64, 64), (38, 64), (64, 1)))
+    assert found == [Placement((64, 64), (38, 64)), Placement((64, 64), (64, 1))]
+    assert placements(logits, pixel_mask((64, 64), (38, 64), (64, 1)).numpy()) == found
+    assert placements(logits[:1], pixel_mask((61, 64), (61, 60))) == [Placement((61, 64), (61, 60))]
+    assert placements(logits[:1], pixel_mask((32, 31), (20, 20)))[0].stride == 2
+
+
+def test_bad_pixel_masks():
+    logits = torch.zeros(1, 5, 16, 16)
+    with pytest.raises(ValueError, match=r"shape \(2, 64, 64\); expected \[1, H, W\]"):
+        placements(logits, pixel_mask((64, 64), (1, 1), (1, 1)))
+    with pytest.raises(ValueError, match="does not belong to mask logits of 16 x 16; expected about 64 x 64"):
+        placements(logits, pixel_mask((128, 64), (64, 64)))
+    for mask in (torch.zeros(1, 64, 64), pixel_mask((64, 64), (8, 8)).flip(1), torch.eye(64)[None]):
+        with pytest.raises(ValueError, match="rectangle at the top left"):
+            placements(logits, mask)
+
+
+def test_target_sizes():
+    assert checked_sizes(None, 2) == [None, None]
+    assert (
+        checked_sizes([(3, 4)], 1) == checked_sizes(torch.tensor([[3, 4]]), 1) == checked_sizes([[3, np.int64(4)]], 1)
+    )
+    with pytest.raises(ValueError, match="1 entries for 2 images"):
+        checked_sizes([(3, 4)], 2)
+    for wrong in ((0, 4), (3,), (3, 4, 5)):
+        with pytest.raises(ValueError, match=r"expected \(height, width\)"):
+            checked_sizes([wrong], 1)
+
+
+@pytest.mark.parametrize("group", [1, 2, 7])
+def test_the_strongest_plane_is_the_first_argmax(group: int):
+    planes = torch.randint(0, 4, (7, 30, 40), generator=torch.Generator().manual_seed(0)).float()
+    kept = planes.clone()
+    assert torch.equal(strongest_plane(planes.split(group)), planes.argmax(0))
+    assert torch.equal(planes, kept)
+
+
+def test_groups_are_bounded():
+    assert planes_per_group((4096, 4096)) == 1
+    assert planes_per_group((64, 64), None, (1024, 1024)) == 4
