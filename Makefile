@@ -37,7 +37,7 @@ $(VENV)/base.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable ".[dev,train]"
+	$(PIP) --editable ".[dev]"
 	touch $(VENV)/base.stamp $@
 
 clean:

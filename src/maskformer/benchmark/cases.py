@@ -158,7 +158,7 @@ def picture(side: Side) -> Work:
     Image.fromarray(draw_scene(0, (384, 512)).image).resize((LARGE_SIZE[1], LARGE_SIZE[0])).save(path, quality=90)
     model, processor = _model(side, "swin-t"), _processor(side)
     if side == "ours":
-        from maskformer import Segmenter
+        from maskformer.inference import Segmenter
 
         segmenter = Segmenter(model, processor, task="panoptic")
         return lambda: segmenter.predict(path)

@@ -21,7 +21,10 @@ from typing import Any
 COMMANDS = {
     "demo": ("maskformer.cli.demo", "segment drawn scenes with the bundled checkpoint; no download"),
     "predict": ("maskformer.cli.predict", "segment images with a checkpoint"),
+    "evaluate": ("maskformer.cli.evaluate", "measure a checkpoint on annotated images: PQ, AP or mean IoU"),
+    "compare": ("maskformer.cli.compare", "two checkpoints on the same images: logits, maps and metrics"),
     "convert": ("maskformer.cli.convert", "convert a checkpoint of the authors, or back into their layout"),
+    "train": ("maskformer.cli.train", "train on your own images, or by a published recipe"),
     "data": ("maskformer.cli.data", "check annotations before training on them"),
     "zoo": ("maskformer.cli.zoo", "list the 30 published models"),
 }

@@ -1,0 +1,80 @@
+"""COCO panoptic annotations: a JSON file, and a folder of the same name with a PNG per image.
+
+    annotations/panoptic_train2017.json, annotations/panoptic_train2017/*.png, train2017/*.jpg
+
+A pixel's segment is id = R + 256 G + 65536 B; `segments_info` gives its category; id 0 is void, which is ignored. This
+is also how the panoptic form of ADE20K is stored (`ade20k_panoptic_train.json`). H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskformer.data.coco_instances import coco_classes, read_json
+from maskformer.data.dataset import DataError, Finding, SegmentationDataset, read_picture
+from maskformer.data.folders import Layout, Splits, image_folder, pictures_below, split_of
+from maskformer.data.sample import IGNORED, Region, Sample, Task, index_map
+
+
+class CocoPanoptic(SegmentationDataset):
+    """Records: image, PNG, the JSON file, and the category and crowd flag of each segment id."""
+
+    tasks = ("panoptic", "semantic", "instance")
+    value_noun = "category_id"
+    remedy = "add it to `categories`, or correct segments_info"
+
+    def read(self, index: int) -> Sample:
+        image_path, path, source, segments = self.records[index]
+        image, colors = read_picture(image_path), read_picture(path).astype(np.int32)
+        ids = colors[..., 0] | colors[..., 1] << 8 | colors[..., 2] << 16  # [H, W]
+
+        def region_of(value: int) -> Region:
+            if value == 0:
+                return Region(IGNORED, 0)
+            if value not in segments:
+                message = f"{path} holds segment id {value}, which the segments_info of {source} lacks for this image"
+                raise DataError("unknown value", path, message, value)
+            return self.classes.region(*segments[value])
+
+        planes, regions = index_map(ids, region_of)
+        return Sample(image, planes, regions, path=image_path)
+
+
+def _find(root: Path) -> Splits:
+    splits: Splits = {}
+    for folder in (root, root / "annotations"):
+        for path in sorted(folder.glob("*.json")):
+            if next(pictures_below(path.with_suffix(""), (".png",)), None):
+                splits.setdefault(split_of(path.stem) or "train", path)
+    return splits
+
+
+def _read(root: Path, split: str, source: Path, task: Task | None) -> CocoPanoptic:
+    content = read_json(source)
+    by_image = {entry["image_id"]: entry for entry in content["annotations"]}
+    first = content["images"][0]["file_name"] if content["images"] else ""
+    folder = image_folder(root, source.parent, first)
+    findings: list[Finding] = []
+
+    def records() -> Iterator[tuple[Any, ...]]:
+        for image in content["images"]:
+            path, entry = str(folder / image["file_name"]), by_image.get(image["id"])
+            if entry is None:
+                message = f"{path} has no entry in the annotations of {source}: add it, or remove the image from there"
+                findings.append(Finding("missing", "error", path, message))
+                continue
+            segments = {
+                segment["id"]: (segment["category_id"], bool(segment.get("iscrowd")))
+                for segment in entry["segments_info"]
+            }
+            yield path, str(source.with_suffix("") / entry["file_name"]), str(source), segments
+
+    listed = list(records())
+    return CocoPanoptic(root, split, coco_classes(content, source, False, frozenset({0})), listed, findings, task)
+
+
+LAYOUT = Layout("coco-panoptic", _find, _read)

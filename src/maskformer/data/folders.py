@@ -1,0 +1,98 @@
+"""Folders of a data set: which split a name means, and which image and which label map belong together."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from maskformer.data.dataset import Finding, SegmentationDataset
+from maskformer.data.sample import Task
+
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# What annotation tools append to the name of the image: cat.jpg and cat_mask.png.
+_MAP_ENDING = re.compile(r"[._-](mask|label|seg|segmentation|semantic|instance|gt)s?$", re.IGNORECASE)
+_SPLIT = re.compile(r"(?<![a-z])(train|val|test)")
+
+Splits: TypeAlias = "dict[str, Any]"  # where each split lies, as the format needs it
+Pairs: TypeAlias = "tuple[list[tuple[str, str]], list[Finding]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A format: `find` tells the splits a directory has of it (none: another format), `read` opens one of them."""
+
+    name: str
+    find: Callable[[Path], Splits]
+    read: Callable[[Path, str, Any, Task | None], SegmentationDataset]
+
+
+def split_of(name: str) -> str | None:
+    """ "train", "val" or "test" where a name says so ("training", "valid", "panoptic_val2017"), else None."""
+    match = _SPLIT.search(name.lower())
+    return match.group(1) if match else None
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """The folders inside that are splits; without any, the folder itself is the training split."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return {split: path for path in inside if (split := split_of(path.name))} or {"train": folder}
+
+
+def paired_splits(images: Path, maps: Path, pattern: str = "*") -> Splits:
+    """Image folder and map folder of each split that both have, where a file below both matches the pattern."""
+    if not (images.is_dir() and maps.is_dir()):
+        return {}
+    inside = split_folders(images), split_folders(maps)
+    pairs = {name: (folder, inside[1][name]) for name, folder in inside[0].items() if name in inside[1]}
+    return {name: pair for name, pair in pairs.items() if next(pair[1].rglob(pattern), None)}
+
+
+def pictures_below(folder: Path, endings: tuple[str, ...] = PICTURES) -> Iterator[Path]:
+    """Every file in a folder and below with one of the endings (in lower case); hidden ones are left out."""
+    for place, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            if name.lower().endswith(endings) and not name.startswith("."):
+                yield Path(place, name)
+
+
+def pair_by_name(images: Path, maps: Path, image_ending: str = "", map_ending: str = "") -> Pairs:
+    """Image and label map of the same name, and what has no partner.
+
+    Args:
+        image_ending, map_ending: what comes after the common part of the names; by default any picture's suffix, and
+            endings such as "_mask" are passed over.
+    """
+    by_name: dict[str, Path] = {}
+    for path in pictures_below(maps, (map_ending.lower(),) if map_ending else PICTURES):
+        name = path.relative_to(maps).as_posix()
+        whole = name.removesuffix(map_ending) if map_ending else name.rpartition(".")[0]
+        by_name[whole] = path
+        by_name.setdefault(_MAP_ENDING.sub("", whole), path)
+    pairs: list[tuple[str, str]] = []
+    findings: list[Finding] = []
+    for image in sorted(pictures_below(images, (image_ending.lower(),) if image_ending else PICTURES)):
+        name = image.relative_to(images).as_posix()
+        name = name.removesuffix(image_ending) if image_ending else name.rpartition(".")[0]
+        if name in by_name:
+            pairs.append((str(image), str(by_name[name])))
+        else:
+            message = (
+                f"{image} has no label map {maps / name}{map_ending or '.png'}: add it, or move the image elsewhere"
+            )
+            findings.append(Finding("missing", "error", str(image), message))
+    used = {label_map for _, label_map in pairs}
+    for label_map in sorted({str(path) for path in by_name.values()} - used):
+        message = f"{label_map} has no image in {images}: it is not used"
+        findings.append(Finding("missing", "warning", label_map, message))
+    return pairs, findings
+
+
+def image_folder(root: Path, beside: Path, name: str) -> Path:
+    """The folder that `name` is to be read from: beside the annotation file, or else anywhere in the root."""
+    if not name or (beside / name).is_file():
+        return beside
+    return next((Path(place) for place, *_ in os.walk(root) if os.path.isfile(os.path.join(place, name))), beside)

@@ -1,0 +1,149 @@
+"""Folders of images and label maps (PNG, TIFF): one value per pixel, with a class list; and pairs with instance maps.
+
+    DIR/classes.txt   DIR/images/[train|val/]a.jpg   DIR/labels/[train|val/]a.png   DIR/instances/[train|val/]a.png
+or  DIR/classes.txt   DIR/train/images/a.jpg         DIR/train/labels/a.png         DIR/train/instances/a.png
+
+Values 255 and 65535 are ignored unless the list has them. In an instance map 0 is "no single instance": stuff, or a
+crowd where the class is a thing. H W image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskformer.data.classes import CLASS_FILES, ClassList, read_classes
+from maskformer.data.dataset import DataError, Finding, SegmentationDataset, read_picture
+from maskformer.data.folders import Layout, Splits, pair_by_name, paired_splits, pictures_below, split_folders
+from maskformer.data.sample import Region, Sample, Task, index_map
+
+USUALLY_IGNORED = (255, 65535)
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
+MAP_FOLDERS = ("labels", "label", "masks", "mask", "annotations", "semantic", "segmentation", "segmentationclass", "gt")
+INSTANCE_FOLDERS = ("instances", "instance", "segmentationobject")
+_MAPS_READ_FOR_THINGS = 500
+
+
+class LabelMaps(SegmentationDataset):
+    """Images with one map of values each; formats say how to read it and what a value is."""
+
+    def read(self, index: int) -> Sample:
+        image_path, *_ = record = self.records[index]
+        image = read_picture(image_path)
+        planes, regions = index_map(self.read_values(record), self.region_of)
+        return Sample(image, planes, regions, path=image_path)
+
+    def read_values(self, record: tuple[Any, ...]) -> NDArray[Any]:
+        """[H, W] integers: the map of a record."""
+        return read_values(record[1])
+
+    def region_of(self, value: int) -> Region | None:
+        return self.classes.region(value)
+
+
+class InstancePairs(LabelMaps):
+    """A class map and an instance map for each image; a value is class x 65536 + instance."""
+
+    tasks = ("panoptic", "semantic", "instance")
+
+    def read_values(self, record: tuple[Any, ...]) -> NDArray[Any]:
+        joined = _joined(read_values(record[1]), read_values(record[2]), record[2])
+        things = [category.original_id for category in self.categories if category.isthing]
+        # Stuff is one region, whatever the instance map says of its parts.
+        return np.where(np.isin(joined >> 16, things), joined, joined >> 16 << 16)
+
+    def region_of(self, value: int) -> Region | None:
+        region = self.classes.region(value >> 16)
+        return region._replace(iscrowd=region.isthing and value & 0xFFFF == 0)
+
+
+def _joined(labels: NDArray[Any], instances: NDArray[Any], path: str) -> NDArray[np.int64]:
+    if labels.shape != instances.shape:
+        message = f"{path} is {instances.shape} but the class map is {labels.shape}: they must be of one size"
+        raise DataError("size mismatch", path, message)
+    return (labels.astype(np.int64) << 16) + instances
+
+
+def read_values(path: str | Path) -> NDArray[Any]:
+    """[H, W] integers of a label map's file, values untouched.
+
+    Raises:
+        ValueError: it is missing, damaged, or a colour picture.
+    """
+    from maskformer.processing.loading import read_label_map
+
+    values = read_label_map(path, f"the label map ({path})").numpy()
+    if values.ndim != 2:
+        raise ValueError(f"{path} has the shape {values.shape}, expected one value per pixel")
+    return values
+
+
+def class_list_of(root: Path, ignored: tuple[int, ...] = USUALLY_IGNORED) -> ClassList | None:
+    """The class list in a directory, if it has one."""
+    for name in CLASS_FILES:
+        if (root / name).is_file():
+            return read_classes(root / name, ignored)
+    return None
+
+
+def _child(folder: Path, names: tuple[str, ...]) -> Path | None:
+    inside = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else {}
+    return next((inside[name] for name in names if name in inside), None)
+
+
+def _find(root: Path) -> Splits:
+    splits: Splits = {}
+    for split, folder in split_folders(root).items():
+        images, maps, instances = (_child(folder, names) for names in (IMAGE_FOLDERS, MAP_FOLDERS, INSTANCE_FOLDERS))
+        if images and maps and next(pictures_below(maps), None):
+            for name, pair in paired_splits(images, maps).items():
+                third = split_folders(instances).get(name) if instances else None
+                splits[name if folder == root else split] = (*pair, third)
+    return splits
+
+
+def _read(root: Path, split: str, source: tuple[Path, Path, Path | None], task: Task | None) -> LabelMaps:
+    images, maps, instances = source
+    pairs, findings = pair_by_name(images, maps)
+    classes = class_list_of(root)
+    if classes is None:
+        seen = sorted({int(value) for _, path in pairs[:20] for value in np.unique(read_values(path))})
+        raise ValueError(
+            f"{root} has label maps but no class list: write the names into {root / 'classes.txt'}, one per line as "
+            f"`VALUE: NAME` (the first maps hold the values {', '.join(map(str, seen[:20]))})"
+        )
+    if instances is None:
+        return LabelMaps(root, split, classes, pairs, findings, task)
+    triples, findings = _triples(images, maps, instances)
+    if not any(category.isthing for category in classes.categories):
+        # Every split must have the same things, so the training split tells which they are.
+        learnt = _find(root).get("train", source)
+        classes = _with_things(classes, _triples(*learnt)[0] if learnt[2] else triples)
+    return InstancePairs(root, split, classes, triples, findings, task)
+
+
+def _triples(images: Path, maps: Path, instances: Path) -> tuple[list[tuple[str, str, str]], list[Finding]]:
+    (pairs, findings), (partners, missing) = pair_by_name(images, maps), pair_by_name(images, instances)
+    instance_maps = dict(partners)
+    return [(*pair, instance_maps[pair[0]]) for pair in pairs if pair[0] in instance_maps], [*findings, *missing]
+
+
+def _with_things(classes: ClassList, triples: list[tuple[str, str, str]]) -> ClassList:
+    """The list, with the classes that have instances as things; a sample of the maps is read for it."""
+    things: set[int] = set()
+    step = max(1, len(triples) // _MAPS_READ_FOR_THINGS)
+    for _, labels, instances in triples[::step]:
+        try:
+            values = np.unique(_joined(read_values(labels), read_values(instances), instances))
+        except ValueError:
+            continue  # told when the image's turn comes
+        things |= {value >> 16 for value in values.tolist() if value & 0xFFFF}
+    categories = (category._replace(isthing=category.original_id in things) for category in classes.categories)
+    return replace(classes, categories=tuple(categories))
+
+
+LAYOUT = Layout("label-maps", _find, _read)
