@@ -1,0 +1,337 @@
+"""Pictures in, typed results out: the Segmenter (paper section 3.4, inference).
+
+Only pictures of the same processed size share a forward pass, so no result depends on what else is in the batch.
+
+B batch, Q queries, C classes, H W picture as given, h w stride-4 map.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from maskformer.checkpoints.loading import load_model, resolve_checkpoint
+from maskformer.configuration import PER_PIXEL_MODEL_TYPE
+from maskformer.processing.image_processor import MaskFormerImageProcessor
+from maskformer.processing.loading import read_image
+from maskformer.processing.postprocessing import InferenceProtocol
+from maskformer.results import TASKS, Segment, Segmentation, Task, map_of_runs, segments_of_map, segments_of_runs
+
+__all__ = ["PostProcessing", "Segment", "Segmentation", "Segmenter", "Task"]
+
+# Pictures that may wait for others of their size, in batches: what `stream` holds at most, and reads ahead at most.
+_BATCHES_AHEAD = 4
+
+
+class PostProcessing(TypedDict, total=False):
+    """How logits become segments; what is left out or None has the post-processor's default."""
+
+    threshold: float | None
+    """Panoptic: the class probability a query must exceed; instance: the score to reach. Default 0.5."""
+    mask_threshold: float | None
+    """Panoptic, instance: mask probability from which a pixel is claimed. Default 0.5."""
+    overlap_mask_area_threshold: float | None
+    """Panoptic: the share of its claimed area a query must win (default 0.8); instance: the share that must stay
+    visible under higher scores (default: overlaps do not matter)."""
+    label_ids_to_fuse: Collection[int] | None
+    """Panoptic: classes whose queries form one segment. Default: the checkpoint's stuff classes; an empty set: none."""
+    protocol: InferenceProtocol | None
+    """The order of resizing and sigmoid, see `processing.postprocessing`. Default "transformers"."""
+
+
+_OPTIONS: dict[Task, frozenset[str]] = {
+    "semantic": frozenset({"protocol"}),
+    "panoptic": frozenset(PostProcessing.__annotations__),
+    "instance": frozenset(PostProcessing.__annotations__) - {"label_ids_to_fuse"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    index: int
+    image: Any
+    image_size: tuple[int, int]
+    pixel_values: Tensor  # [3, H', W'], processed
+    pixel_mask: Tensor  # [H', W']
+
+
+class Segmenter:
+    """A model, its image processor and a task: segments pictures of any form and size.
+
+    Args:
+        model: `MaskFormerForInstanceSegmentation`, or a per-pixel baseline (semantic only). It is put into evaluation
+            mode and onto `device`, in place.
+        image_processor: the one the checkpoint was saved with.
+        task: "semantic", "instance" or "panoptic". Default: panoptic where the checkpoint says which classes are stuff
+            (`label_ids_to_fuse` of the processor, `stuff_class_ids` of the configuration), else semantic.
+        device: default: where the model is.
+        dtype: to run the network in, such as `torch.bfloat16`; the post-processing is in float32 always.
+
+    Raises:
+        ValueError: an unknown task, or one the model cannot do, or a device that is not there.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        image_processor: MaskFormerImageProcessor,
+        task: Task | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        config: Any = model.config
+        self.model = _moved(model, device, dtype).eval()
+        self.image_processor = image_processor
+        self.labels: dict[int, str] = {int(number): str(name) for number, name in config.id2label.items()}
+        self.is_per_pixel = config.model_type == PER_PIXEL_MODEL_TYPE
+        stuff = image_processor.label_ids_to_fuse
+        if stuff is None:
+            stuff = getattr(config, "stuff_class_ids", None)
+        self.stuff_ids: frozenset[int] | None = None if stuff is None else frozenset(stuff)
+        default: Task = "semantic" if self.stuff_ids is None or self.is_per_pixel else "panoptic"
+        self.task: Task = self._checked_task(task or default)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | Path,
+        task: Task | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> Segmenter:
+        """The Segmenter of a checkpoint: a directory, an id on the hub, or "scenes", which comes with the package.
+
+        Args:
+            path_or_hub_id: as for `load_model`.
+            task: see the class.
+            device: default: the first GPU if there is one, else the CPU.
+            dtype: see the class.
+            **kwargs: for `load_model` (`revision`, `cache_dir`, ...).
+
+        Raises:
+            ValueError: there is no such checkpoint or it cannot do the task, or the device is not there.
+        """
+        model = load_model(path_or_hub_id, **kwargs)
+        shared = {
+            name: kwargs[name] for name in ("revision", "cache_dir", "token", "local_files_only") if name in kwargs
+        }
+        try:
+            processor = MaskFormerImageProcessor.from_pretrained(resolve_checkpoint(path_or_hub_id), **shared)
+        except OSError as error:
+            raise ValueError(
+                f"the checkpoint {path_or_hub_id} has no readable preprocessor_config.json: save its image processor "
+                "beside the model, or build Segmenter(model, image_processor) yourself"
+            ) from error
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(model, processor, task, device, dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return _place(self.model)[0]
+
+    @property
+    def num_channels(self) -> int:
+        """The channels of a picture, usually 3."""
+        processor: Any = self.image_processor
+        mean = processor.image_mean
+        return processor.num_channels or (len(mean) if isinstance(mean, Sequence) else 3)
+
+    def predict(
+        self, images: Any, task: Task | None = None, *, batch_size: int = 4, **post_processing: Unpack[PostProcessing]
+    ) -> list[Segmentation]:
+        """The results of one picture or many, in their order; a list also for a single one.
+
+        Args:
+            images: a Pillow picture, array ([H, W, 3], [3, H, W] or [H, W]), tensor, path, http(s) address or file
+                content, or any iterable or 4-D array of them. Sizes may differ.
+            task: instead of the Segmenter's.
+            batch_size: pictures per forward pass, at most.
+            **post_processing: see `PostProcessing`; only what the task has a use for.
+
+        Raises:
+            ValueError: a picture that cannot be read, by its place in the list; a task the model cannot do; an option
+                the task has no use for.
+            FloatingPointError: the network's output is not finite (float16 is too narrow for some).
+        """
+        return list(self.stream(images, task, batch_size=batch_size, **post_processing))
+
+    def stream(
+        self, images: Any, task: Task | None = None, *, batch_size: int = 4, **post_processing: Unpack[PostProcessing]
+    ) -> Iterator[Segmentation]:
+        """As `predict`, but each result as soon as it and those before it are finished.
+
+        `images` may be endless: it is read `4 * batch_size` pictures ahead at most (with `batch_size=1`: none).
+        """
+        chosen = self._checked_task(task or self.task)
+        options = _checked_options(chosen, post_processing)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        return self._stream(_each(images), chosen, options, batch_size)
+
+    def _stream(
+        self, images: Iterable[Any], task: Task, options: dict[str, Any], batch_size: int
+    ) -> Iterator[Segmentation]:
+        waiting: dict[tuple[int, ...], list[_Prepared]] = {}
+        finished: dict[int, Segmentation] = {}
+        due = 0
+
+        def finish(group: list[_Prepared]) -> None:
+            del waiting[tuple(group[0].pixel_values.shape)]
+            results = self._segment(group, task, options)
+            finished.update((item.index, result) for item, result in zip(group, results, strict=True))
+
+        for index, image in enumerate(images):
+            item = self._prepare(index, image)
+            group = waiting.setdefault(tuple(item.pixel_values.shape), [])
+            group.append(item)
+            if len(group) == batch_size:
+                finish(group)
+            # Everything after a picture that waits for its like has to be held, finished or not: an odd one must go.
+            if due not in finished and index - due + 1 >= _BATCHES_AHEAD * batch_size:
+                finish(next(iter(waiting.values())))  # groups stand in the order of their oldest picture
+            while due in finished:
+                yield finished.pop(due)
+                due += 1
+        for group in list(waiting.values()):
+            finish(group)
+            while due in finished:
+                yield finished.pop(due)
+                due += 1
+
+    def _prepare(self, index: int, image: Any) -> _Prepared:
+        picture = read_image(image, self.num_channels, None, f"image {index}")
+        # Alone, so that it is padded by its own rule and not to its neighbours' size.
+        inputs = self.image_processor(picture, return_tensors="pt", input_data_format="channels_first")
+        size = (int(picture.shape[-2]), int(picture.shape[-1]))
+        return _Prepared(index, image, size, inputs["pixel_values"][0], inputs["pixel_mask"][0])
+
+    @torch.inference_mode()
+    def _segment(self, group: list[_Prepared], task: Task, options: dict[str, Any]) -> list[Segmentation]:
+        device, dtype = _place(self.model)
+        pixel_values = torch.stack([item.pixel_values for item in group]).to(device, dtype)  # [B, 3, H', W']
+        self.model.eval()
+        outputs = _logits(self.model(pixel_values=pixel_values), self.is_per_pixel)
+        where = {
+            "target_sizes": [item.image_size for item in group],
+            "pixel_mask": torch.stack([item.pixel_mask for item in group]),  # [B, H', W']
+        }
+        build = {"semantic": self._semantic, "panoptic": self._panoptic, "instance": self._instance}[task]
+        results = build(outputs, **where, **options)
+        return [
+            Segmentation(task, segmentation, segments, item.image_size, self.labels, item.image)
+            for item, (segmentation, segments) in zip(group, results, strict=True)
+        ]
+
+    def _semantic(self, outputs: Any, **options: Any) -> Iterator[tuple[np.ndarray, list[Segment]]]:
+        maps: Any = self.image_processor.post_process_semantic_segmentation(outputs, **options)
+        if self.is_per_pixel:
+            scores = outputs.logits.softmax(1).amax((2, 3))  # [B, C]
+        else:
+            scores = outputs.class_queries_logits.softmax(-1)[..., :-1].amax(1)  # [B, C]
+        for class_map, class_scores in zip(maps, scores.tolist(), strict=True):
+            segmentation = class_map.to(torch.int32).cpu().numpy()
+            present = np.flatnonzero(np.bincount(segmentation.ravel())).tolist()
+            infos = [{"id": label, "label_id": label, "score": round(class_scores[label], 6)} for label in present]
+            yield segmentation, segments_of_map(segmentation, infos, self.labels, self.stuff_ids)
+
+    def _panoptic(
+        self, outputs: Any, label_ids_to_fuse: Collection[int] | None = None, **options: Any
+    ) -> Iterator[tuple[np.ndarray, list[Segment]]]:
+        fuse = self.stuff_ids if label_ids_to_fuse is None else label_ids_to_fuse
+        stuff = self.stuff_ids if self.stuff_ids is not None else (label_ids_to_fuse or None)
+        found = self.image_processor.post_process_panoptic_segmentation(
+            outputs, label_ids_to_fuse=set(fuse or ()), **options
+        )
+        for result in found:
+            segmentation = result["segmentation"].to(torch.int32).cpu().numpy()
+            yield segmentation, segments_of_map(segmentation, result["segments_info"], self.labels, stuff)
+
+    def _instance(self, outputs: Any, **options: Any) -> Iterator[tuple[np.ndarray, list[Segment]]]:
+        found = self.image_processor.post_process_instance_segmentation(outputs, return_coco_annotation=True, **options)
+        # As in Mask2Former's inference, stuff is left out of the ranking's result, not of the ranking.
+        stuff = self.stuff_ids or frozenset()
+        for result, size in zip(found, options["target_sizes"], strict=True):
+            pairs = zip(result["segmentation"], result["segments_info"], strict=True)
+            things = [(runs, info) for runs, info in pairs if info["label_id"] not in stuff]
+            runs: list[Any] = [runs for runs, _ in things]
+            segments = segments_of_runs(runs, [info for _, info in things], self.labels, stuff)
+            yield map_of_runs(runs, size), segments
+
+    def _checked_task(self, task: str) -> Task:
+        if task not in TASKS:
+            raise ValueError(f"task is {task!r}, expected one of {', '.join(TASKS)}")
+        if self.is_per_pixel and task != "semantic":
+            raise ValueError(
+                f"a per-pixel baseline knows no segments and cannot do task {task!r}: use task='semantic', or a "
+                "MaskFormer checkpoint"
+            )
+        return task
+
+
+def _checked_options(task: Task, post_processing: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that say something, after a check that the task has a use for each."""
+    given = {name: value for name, value in post_processing.items() if value is not None}
+    for name in post_processing:
+        if name not in PostProcessing.__annotations__:
+            raise TypeError(f"unknown option {name!r}, expected some of {', '.join(PostProcessing.__annotations__)}")
+    for name in given:
+        if name not in _OPTIONS[task]:
+            raise ValueError(f"{name} has no meaning for task {task!r}: leave it out")
+    return given
+
+
+def _each(images: Any) -> Iterator[Any]:
+    """One picture after the other, of one or of an iterable of them."""
+    if isinstance(images, Image.Image | str | os.PathLike | bytes | bytearray):
+        return iter([images])
+    if isinstance(images, np.ndarray | Tensor):
+        return iter(images if images.ndim == 4 else [images])
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
+        raise ValueError(f"images is a {type(images).__name__}, expected a picture or an iterable of pictures")
+    return iter(images)
+
+
+def _logits(outputs: Any, is_per_pixel: bool) -> SimpleNamespace:
+    """The logits alone, in float32, so that the network's other outputs can be freed."""
+    names = ["logits"] if is_per_pixel else ["class_queries_logits", "masks_queries_logits"]
+    logits: dict[str, Tensor] = {}
+    for name in names:
+        value = getattr(outputs, name, None)
+        if value is None:
+            raise ValueError(
+                f"the model returned no {name}: use MaskFormerForInstanceSegmentation, PerPixelBaseline or "
+                "PerPixelBaselinePlus"
+            )
+        if not bool(value.isfinite().all()):
+            raise FloatingPointError(
+                f"{name} holds non-finite values: run in bfloat16 or float32 if this is float16, else the weights are "
+                "damaged"
+            )
+        logits[name] = value.float()
+    return SimpleNamespace(**logits)
+
+
+def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and floating type of the model; those of the CPU for one without weights."""
+    weight = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0))
+    return weight.device, weight.dtype
+
+
+def _moved(model: nn.Module, device: str | torch.device | None, dtype: torch.dtype | None) -> nn.Module:
+    try:
+        return model.to(device=torch.device(device) if device is not None else None, dtype=dtype)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {str(device)!r} cannot be used here ({reason}): try 'cpu'") from error
