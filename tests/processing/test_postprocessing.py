@@ -167,6 +167,61 @@ def test_an_instance_that_resizing_would_empty_keeps_its_cells(designed):
 def test_a_mask_without_any_positive_cell_is_no_instance(designed):
     outputs = designed([(0, 0.95, torch.full((8, 8), 0.4))], classes=2)
     assert instance_segmentation(outputs, threshold=0.0)[0]["segments_info"] == []
+    assert instance_segmentation(outputs, threshold=0.0, mask_threshold=0.3)[0]["segments_info"] == []
+
+
+@pytest.mark.parametrize("sizes", [None, [(64, 64)]])
+@pytest.mark.parametrize("protocol", ["transformers", "paper"])
+def test_the_panoptic_mask_threshold_decides_what_a_query_claims(designed, sizes, protocol):
+    # the weak query wins 8 of the 16 columns; it claims 8 of them at 0.5 and all 16 at 0.3
+    weak, strong = torch.full((16, 16), 0.4), torch.full((16, 16), 0.01)
+    weak[:, :8], strong[:, 8:] = 0.9, 0.95
+    outputs = designed([(0, 0.9, weak), (1, 0.9, strong)], classes=2)
+
+    def labels(mask_threshold: float) -> list[int]:
+        result = panoptic_segmentation(outputs, 0.5, mask_threshold, target_sizes=sizes, protocol=protocol)[0]
+        return [info["label_id"] for info in result["segments_info"]]
+
+    assert labels(0.5) == [0, 1]
+    assert labels(0.3) == [1]
+
+
+@pytest.mark.parametrize("protocol", ["transformers", "paper"])
+def test_instance_masks_reach_the_mask_threshold(designed, protocol):
+    mask = torch.full((8, 8), 0.01)
+    mask[2:6, 2:6], mask[3:5, 3:5] = 0.7, 0.9
+    outputs = designed([(0, 0.95, mask)], classes=2)
+    areas = [
+        int((instance_segmentation(outputs, 0.3, level, protocol=protocol)[0]["segmentation"] == 0).sum())
+        for level in (0.6, 0.8)
+    ]
+    assert areas == [16, 4] if protocol == "transformers" else areas[0] > areas[1] > 0
+
+
+def test_without_target_sizes_nothing_is_resized_though_the_window_is_fractional(designed):
+    """90 x 61 input pixels are 22.5 x 15.25 cells; the results are the 23 x 16 cells themselves."""
+    probs = 0.98 * torch.rand(4, 24, 32, generator=torch.Generator().manual_seed(0)) + 0.01
+    outputs = designed([(label, 0.9, prob) for label, prob in enumerate(probs)], classes=4)
+    mask = torch.zeros(1, 96, 128)
+    mask[:, :90, :61] = 1
+    probs = outputs.masks_queries_logits[0, :, :23, :16].sigmoid()
+    classes = outputs.class_queries_logits[0].softmax(-1)[:, :-1]
+    scores = torch.einsum("qc,qhw->chw", classes, probs)
+    assert torch.equal(semantic_segmentation(outputs, pixel_mask=mask)[0], scores.argmax(0))
+    with_scores = semantic_segmentation(outputs, None, True, pixel_mask=mask)[0]
+    assert torch.equal(with_scores["segmentation"], scores.argmax(0))
+    logits = SimpleNamespace(logits=outputs.masks_queries_logits)
+    assert torch.equal(semantic_segmentation(logits, pixel_mask=mask)[0], probs.logit().argmax(0))
+    panoptic = panoptic_segmentation(outputs, overlap_mask_area_threshold=0.0, pixel_mask=mask)[0]
+    assert torch.equal(panoptic["segmentation"].long() - 1, probs.argmax(0))
+    for level in (0.5, 0.995):  # the second leaves no pixel: the positive cells are shown instead
+        options = {"threshold": 0.0, "mask_threshold": level, "pixel_mask": mask}
+        stack = instance_segmentation(outputs, return_binary_maps=True, **options)[0]
+        for info, found in zip(stack["segments_info"], stack["segmentation"], strict=True):
+            assert torch.equal(found, probs[info["label_id"]] >= 0.5)
+        flat = instance_segmentation(outputs, **options)[0]["segmentation"]
+        first = torch.where(stack["segmentation"].any(0), stack["segmentation"].int().argmax(0), -1)
+        assert torch.equal(flat.long(), first)
 
 
 def test_both_forms_of_instances_at_once():

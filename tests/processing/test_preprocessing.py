@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import MaskFormerImageProcessorPil as Peer
@@ -23,6 +23,7 @@ def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> np.nda
 
 
 @settings(max_examples=300, deadline=None)
+@example(10, 101, 10, 100, 0)  # the shorter edge rounds to what it was: the image stays, a pixel too long
 @given(edge, edge, st.integers(1, 1500), st.integers(1, 2500), st.sampled_from([0, 1, 32]))
 def test_new_sizes_are_the_peers(height: int, width: int, shortest: int, longest: int, divisor: int):
     ours = resized_size(height, width, {"shortest_edge": shortest, "longest_edge": longest}, divisor)

@@ -91,6 +91,13 @@ def test_a_published_file_of_the_old_kind(tmp_path: Path):
     assert MaskFormerImageProcessor(**PUBLISHED).to_dict() == saved
 
 
+def test_the_newer_of_two_names_wins():
+    both = {"reduce_labels": True, "do_reduce_labels": False, "size_divisor": 16, "size_divisibility": 32}
+    for options in (both, dict(reversed(both.items()))):
+        settings = ProcessorSettings.from_options(options)
+        assert (settings.do_reduce_labels, settings.size_divisor) == (False, 16)
+
+
 def test_unknown_entries_of_a_file_are_ignored(tmp_path: Path):
     entries = {"some_future_field": 3, "_max_size": 900, "processor_class": None, "device": None, "size": None}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(entries))

@@ -96,7 +96,7 @@ def _top_map(prediction: Prediction, candidates: list[_Candidate], mask_threshol
     """The map alone, without any mask at full size; None where an instance would be empty and needs a closer look."""
     queries = [candidate.query for candidate in candidates]
     probs = prediction.mask_logits[queries].sigmoid()
-    probs, resize = prediction.placement.window(probs, prediction.output_size)
+    probs, resize = prediction.placement.window(probs, prediction.target_size)
     if int(resize.areas_above(probs, mask_threshold).min()) == 0:
         return None
     return resize.topmost(probs, mask_threshold)
@@ -127,7 +127,7 @@ def _instances(
     for candidate in candidates:
         logits = prediction.mask_logits[candidate.query, None]  # [1, h, w]
         if prediction.protocol == "transformers":
-            probs, resize = prediction.placement.window(logits.sigmoid(), prediction.output_size)
+            probs, resize = prediction.placement.window(logits.sigmoid(), prediction.target_size)
             mask = resize.mask_above(probs[0], mask_threshold)
         else:
             mask = prediction.resized_probs(logits)[0] >= mask_threshold

@@ -88,7 +88,7 @@ def _assign_pixels(
     """The kept query of each pixel [H, W], and for each query won / claimed area (None where either is zero)."""
     if prediction.protocol == "transformers":
         probs = prediction.mask_logits[kept].sigmoid()  # [K, h, w]
-        probs, resize = prediction.placement.window(probs, prediction.output_size)
+        probs, resize = prediction.placement.window(probs, prediction.target_size)
         winner = resize.strongest_plane(probs * scores[:, None, None])
         return winner, _shares(winner, resize.areas_above(probs, mask_threshold))
     claimed: list[Tensor] = []

@@ -54,8 +54,10 @@ class Placement:
         maps, scales = self._window(maps, size)
         return torch.ops.aten.upsample_bilinear2d.default(maps[None], list(size), False, *scales)[0]
 
-    def window(self, maps: Tensor, size: Size) -> tuple[Tensor, Resize]:
+    def window(self, maps: Tensor, size: Size | None) -> tuple[Tensor, Resize]:
         """The cropped maps [K, h, w] and the resize that `resize` would do, for what can be decided without it."""
+        if size is None:
+            return self.crop(maps), Resize(self.cells, self.cells, device=maps.device)
         maps, scales = self._window(maps, size)
         cells = maps.shape[-2], maps.shape[-1]
         return maps, Resize((int(cells[0]), int(cells[1])), size, (scales[0], scales[1]), maps.device)

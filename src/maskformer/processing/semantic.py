@@ -73,13 +73,13 @@ def _strongest_classes(
             probs = prediction.class_logits.softmax(-1)[:, :-1]  # [Q, C]
             masks = prediction.mask_logits.sigmoid()  # [Q, h, w]
             scores = (probs.T @ masks.flatten(1)).unflatten(1, masks.shape[1:])  # [C, h, w]
-            scores, resize = prediction.placement.window(scores, prediction.output_size)
+            scores, resize = prediction.placement.window(scores, prediction.target_size)
             yield resize.strongest_plane(scores)
         return
     logits = outputs.logits.detach()
     sizes = checked_sizes(target_sizes, len(logits))
     for image, place, size in zip(logits, placements(logits, pixel_mask), sizes, strict=True):
-        scores, resize = place.window(image.float(), place.cells if size is None else size)
+        scores, resize = place.window(image.float(), size)
         yield resize.strongest_plane(scores)
 
 
