@@ -1,7 +1,7 @@
 """Train the small model that is bundled with the package, on drawn scenes, with the package's own loss.
 
-    python examples/train_scenes.py --out runs/scenes --steps 9000 --batch 8 --lr 5e-4 --every 50
-    python examples/train_scenes.py --out runs/scenes --steps 9000 --batch 8 --lr 5e-4 --every 50 --resume      # after an interruption
+    python examples/train_scenes.py --out runs/scenes
+    python examples/train_scenes.py --out runs/scenes --resume      # after an interruption
 
 Every picture is new: a step draws its own scenes from its own seeds, far from those the demo is judged on. The first
 part of the run sees small pictures, the rest the size the model is made for. The log (`log.csv`) and the exported
