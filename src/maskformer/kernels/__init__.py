@@ -1,1 +1,1 @@
-"""Accelerated operations on the CPU, each tested against a plain formulation of the same."""
+"""Accelerated operations, each tested against a plain formulation of the same."""

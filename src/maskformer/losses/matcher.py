@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maskformer.kernels.matching_cost import matching_costs
 from maskformer.losses.mask_loss import FOCAL_ALPHA, in_full_precision
 
 __all__ = ["MaskFormerHungarianMatcher", "pairwise_dice_cost", "pairwise_focal_cost"]
@@ -127,11 +128,11 @@ class MaskFormerHungarianMatcher(nn.Module):
         targets = _nearest(masks, size).flatten(1).to(logits.dtype)  # [N, K]
         pixels = None if valid is None else _nearest(valid[None], size).flatten().to(logits.dtype)  # [K]
         probs = in_full_precision(class_logits).softmax(dim=-1)  # [Q, C+1]
-        return (
-            self.cost_class * -probs[:, labels.to(probs.device)]
-            + self.cost_mask * pairwise_focal_cost(logits, targets, pixels)
-            + self.cost_dice * pairwise_dice_cost(logits, targets, pixels)
-        )  # [Q, N]
+        if logits.device.type == "cpu":
+            focal, dice = matching_costs(masks_logits, targets, pixels)
+        else:
+            focal, dice = pairwise_focal_cost(logits, targets, pixels), pairwise_dice_cost(logits, targets, pixels)
+        return self.cost_class * -probs[:, labels.to(probs.device)] + self.cost_mask * focal + self.cost_dice * dice
 
     def _warn_of_surplus(self, labels: list[Tensor], num_queries: int) -> None:
         image, most = max(enumerate(map(len, labels)), key=lambda pair: pair[1])

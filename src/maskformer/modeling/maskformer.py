@@ -135,6 +135,17 @@ class MaskFormerModel(MaskFormerPreTrainedModel):
         self.transformer_module = build_transformer_module(config, self.pixel_level_module.decoder.transformer_width)
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As in transformers, also out of the checkpoint of a whole model."""
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, report = loaded
+        if any(".mlp.fc1." in key for key in report["unexpected_keys"]):
+            # transformers 5.10 renames these on reading and then does not find them under the whole model's prefix.
+            loaded = MaskFormerForInstanceSegmentation.from_pretrained(*args, output_loading_info=True, **kwargs)
+            model, report = loaded[0].model, loaded[1]
+        return (model, report) if output_loading_info else model
+
     def forward(
         self,
         pixel_values: Tensor,

@@ -1,0 +1,104 @@
+"""The mask terms of the matching cost on the CPU: focal and dice of every query with every target (section 3.2).
+
+Both are sums over pixels of something of the query where the target is 1 and of something else where it is 0, hence
+matrix products; see `maskformer.losses.matcher` for the plain formulation. Here the maps of the queries are made a few
+pixel columns at a time, while they fit in the cache, and one product serves both costs.
+
+Shapes: Q queries, N targets of one image, h w stride-4 map, K = h w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from maskformer.kernels.threads import in_threads
+
+__all__ = ["matching_costs"]
+
+# Queries and pixels of a block: four maps of 100 kB each, and 1024 columns of some ten targets, fit in an L2 cache.
+QUERIES_AT_ONCE = 25
+PIXELS_AT_ONCE = 1024
+
+
+def matching_costs(masks_logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean focal loss (alpha 0.25, gamma 2) and dice loss between every query and every target; no gradient.
+
+    Args:
+        masks_logits: [Q, h, w] of one head and image. Computed in float32 whatever the type, except for float64.
+        targets: [N, h * w] in {0, 1}, of any type; float32 (for float64 logits, float64) is not converted, so that one
+            preparation serves all heads of a step.
+        valid: [h * w] in {0, 1}, 0 where a pixel counts for nothing.
+
+    Returns:
+        Two [Q, N] tensors of costs >= 0, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: tensors that are not on the CPU, or whose numbers of pixels differ.
+    """
+    for tensor in (masks_logits, targets, *(() if valid is None else (valid,))):
+        if tensor.device.type != "cpu":
+            raise ValueError(
+                f"matching_costs got a tensor on {tensor.device} but runs on the CPU alone; move it to the CPU, or use "
+                "maskformer.losses.pairwise_focal_cost and pairwise_dice_cost, which run anywhere."
+            )
+    logits = masks_logits.detach().flatten(1)  # [Q, K]
+    num_pixels = logits.shape[1]
+    if targets.shape[1:] != (num_pixels,) or (valid is not None and valid.shape != (num_pixels,)):
+        raise ValueError(
+            f"matching_costs got targets {list(targets.shape)}{'' if valid is None else f', valid {list(valid.shape)}'}"
+            f" for logits {list(masks_logits.shape)}, expected [N, {num_pixels}] (and [{num_pixels}]): the targets at "
+            "the resolution of the logits, flattened."
+        )
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    targets = targets.to(dtype)
+    valid = None if valid is None else valid.to(dtype)
+    parts = torch.split(logits, QUERIES_AT_ONCE)
+    costs = [targets.new_empty(2, len(part), len(targets)) for part in parts]
+
+    def fill(numbers: Iterator[int]) -> None:
+        with torch.autocast("cpu", enabled=False):  # it would multiply in bfloat16
+            for number in numbers:
+                costs[number] = _costs(parts[number], targets, valid)
+
+    in_threads(fill, len(parts))
+    focal, dice = torch.cat(costs, dim=1)  # [2, Q, N]
+    return focal, dice
+
+
+def _costs(logits: Tensor, targets: Tensor, valid: Tensor | None) -> Tensor:
+    """[2, Q, N] focal and dice costs of some queries.
+
+    With p = sigmoid(x), on = (1 - p)^2 softplus(-x) / 4 is the focal loss where the target is 1, and
+    off = 3/4 p^2 softplus(x) where it is 0. Needed are the sums of (on - off) t, off, p t, p and t over the pixels.
+    """
+    num_queries, num_pixels = logits.shape
+    scratch = targets.new_empty(4, num_queries * PIXELS_AT_ONCE)
+    zero = targets.new_zeros(())
+    products = targets.new_zeros(2 * num_queries, len(targets))
+    off_sum, area, target_area = (targets.new_zeros(size) for size in (num_queries, num_queries, len(targets)))
+    for start in range(0, num_pixels, PIXELS_AT_ONCE):
+        columns = slice(start, min(num_pixels, start + PIXELS_AT_ONCE))
+        block = logits[:, columns]
+        difference, probs, off, soft = maps = scratch[:, : block.numel()].view(4, *block.shape)  # [4, Q, n]
+        difference.copy_(block)
+        torch.sigmoid(difference, out=probs)
+        torch.logaddexp(difference, zero, out=soft)  # softplus(x)
+        torch.mul(probs, probs, out=off).mul_(soft)  # 4/3 off
+        soft -= difference  # softplus(-x)
+        torch.sub(probs, 1, out=difference).square_().mul_(soft).sub_(off, alpha=3)  # 4 (on - off)
+        if valid is None:
+            target_area += targets[:, columns].sum(dim=1)
+        else:
+            maps[:3] *= valid[columns]
+            target_area += targets[:, columns] @ valid[columns]
+        off_sum += off.sum(dim=1)
+        area += probs.sum(dim=1)
+        products.addmm_(maps[:2].flatten(0, 1), targets[:, columns].T)
+    on_minus_off, intersection = products.view(2, num_queries, -1)  # [Q, N]
+    if valid is not None:
+        num_pixels = max(1.0, float(valid.sum()))
+    focal = (0.25 * on_minus_off + 0.75 * off_sum[:, None]) / num_pixels
+    return torch.stack([focal, 1 - (2 * intersection + 1) / (area[:, None] + target_area + 1)])

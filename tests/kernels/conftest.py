@@ -1,0 +1,48 @@
+"""The plain float64 definition of the mask losses, and settings of torch that must survive the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def plain_losses(
+    logits: Tensor, masks: list[Tensor], target_index: list[Tensor], valid: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Focal and dice loss of each pair [P] by their definitions, pair by pair and in float64."""
+    focal, dice = [logits.new_zeros(0, dtype=torch.float64)], [logits.new_zeros(0, dtype=torch.float64)]
+    rows = [(image, row) for image, index in enumerate(target_index) for row in index.tolist()]
+    for pair, (image, row) in enumerate(rows):
+        target = masks[image][row]
+        keep = torch.ones_like(target) if valid is None else valid[image]
+        large = F.interpolate(logits[pair][None, None].double(), size=target.shape, mode="bilinear")[0, 0]
+        x, t = large[keep], target[keep].double()
+        p = x.sigmoid()
+        cross_entropy = F.binary_cross_entropy_with_logits(x, t, reduction="none")
+        wrong = p * (1 - t) + (-x).sigmoid() * t
+        weight = 0.25 * t + 0.75 * (1 - t)
+        focal.append((weight * wrong**2 * cross_entropy).sum()[None] / max(1, len(x)))
+        dice.append(1 - (2 * (p * t).sum()[None] + 1) / (p.sum() + t.sum() + 1))
+    return torch.cat(focal), torch.cat(dice)
+
+
+@pytest.fixture(scope="session")
+def plain() -> Callable[..., tuple[Tensor, Tensor]]:
+    return plain_losses
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_every_run() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=[1, 3])
+def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
