@@ -27,7 +27,7 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/dev.stamp
-	$(BIN)/python benchmarks/against_transformers.py
+	$(BIN)/maskformer benchmark --out benchmarks/results/$(shell date +%F).json
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": ("maskformer.cli.compare", "two checkpoints on the same images: logits, maps and metrics"),
     "convert": ("maskformer.cli.convert", "convert a checkpoint of the authors, or back into their layout"),
     "train": ("maskformer.cli.train", "train on your own images, or by a published recipe"),
+    "benchmark": ("maskformer.cli.benchmark", "time and memory against transformers, on this machine"),
     "data": ("maskformer.cli.data", "check annotations before training on them"),
     "zoo": ("maskformer.cli.zoo", "list the 30 published models"),
 }
