@@ -12,7 +12,6 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from torch import nn
 
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor, Segmenter
 

@@ -213,6 +213,13 @@ def test_dropout_acts_in_training_only(rates: dict[str, float]) -> None:
         assert torch.equal(backbone(pixel_values)[3], backbone(pixel_values)[3])
 
 
+def test_hidden_dropout_follows_every_linear_layer() -> None:
+    """The authors' places: embeddings, and in each block the projection and both layers of the MLP."""
+    backbone = build_backbone(tiny(hidden_dropout_prob=0.25, attention_probs_dropout_prob=0.5))
+    rates = [module.p for module in backbone.modules() if isinstance(module, nn.Dropout)]
+    assert rates == [0.25] * (1 + 3 * 6)
+
+
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_gradient_checkpointing(use_reentrant: bool, assert_same_gradients: Any, loss: Any) -> None:
     plain, economical = build_backbone(tiny()), build_backbone(tiny())

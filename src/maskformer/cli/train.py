@@ -1,0 +1,105 @@
+"""`maskformer train`: from annotated images to a checkpoint, by a recipe, a YAML file and options."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import tyro
+
+from maskformer.training.config import TrainingConfig
+
+_INTERRUPTED = 130
+
+
+def _metavar(annotation: Any) -> str:
+    """What the help shows for a value of that type."""
+    parts = [part for part in typing.get_args(annotation) if part is not types.NoneType]
+    origin = typing.get_origin(annotation)
+    if origin is Literal:
+        return "|".join(map(str, typing.get_args(annotation)))
+    if origin in (typing.Union, types.UnionType):
+        return _metavar(parts[0])
+    if origin is list:
+        return f"{_metavar(parts[0])} ..."
+    if origin is tuple:
+        return "HEIGHT WIDTH"
+    return {int: "N", float: "X", bool: "True|False", Path: "DIR", str: "NAME"}[annotation]
+
+
+def _options() -> type[pydantic.BaseModel]:
+    """Every setting as an option that may be left out, which the recipe then decides."""
+    fields: dict[str, Any] = {}
+    for name, field in TrainingConfig.model_fields.items():
+        default = "" if field.is_required() or field.default is None else f"(default: {field.default})"
+        shown = tyro.conf.arg(metavar=_metavar(field.annotation), help_behavior_hint=default, help=field.description)
+        fields[name] = (Annotated[field.annotation | None, shown], None)  # pyright: ignore[reportOptionalOperand]
+    return pydantic.create_model("Options", **fields)
+
+
+_Options = _options()
+
+
+def run(
+    settings: Annotated[_Options, tyro.conf.arg(name="")],  # pyright: ignore[reportInvalidTypeForm]
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
+    resume: bool = False,
+    print_config: bool = False,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> int:
+    """Train on annotated images: the data is checked, then trained on by a recipe, and OUT/model is what to use.
+
+    The defaults are those of the recipe "small"; `--print-config` shows what a recipe, a file and options come to.
+    Start it with torchrun to use several processes. SIGTERM and Ctrl-C save before they end it.
+
+    Args:
+        config: YAML file of settings; options win over it.
+        resume: go on with the run of OUT from its latest checkpoint, with its settings.
+        print_config: print all settings as YAML and do nothing.
+        as_json: print one JSON object about the result.
+    """
+    from maskformer.cli import UsageError
+    from maskformer.training.config import build_config, read_settings
+    from maskformer.training.recipes import resolve
+
+    given = {name: value for name, value in settings.model_dump().items() if value is not None}
+    if resume:
+        if "out" not in given:
+            raise UsageError("--resume needs --out DIR, the directory of the run")
+        saved = given["out"] / "config.yaml"
+        if not saved.is_file():
+            raise ValueError(f"{given['out']} holds no run to resume: start it without --resume")
+        chosen = build_config({**read_settings(saved), **(read_settings(config) if config else {}), **given})
+    else:
+        if config is None and "recipe" not in given and not print_config:
+            missing = [name for name in ("data", "out") if name not in given]
+            if missing:
+                raise UsageError(f"train needs --{missing[0]} DIR; see `maskformer train --help`")
+        stand_ins = {"data": "DIR", "out": Path("RUN")} if print_config else {}
+        chosen = resolve({**_absent(stand_ins, config), **given}, config)
+    if print_config:
+        print(chosen.to_yaml(), end="")
+        return 0
+    from maskformer.training.trainer import train
+
+    outcome = train(chosen, resume)
+    if as_json and os.environ.get("RANK", "0") == "0":
+        fields = {name: getattr(outcome, name) for name in ("step", "steps", "metrics", "skipped")}
+        print(json.dumps({**fields, "model": outcome.model and str(outcome.model)}))
+    elif outcome.model and os.environ.get("RANK", "0") == "0":
+        print(outcome.model)
+    sys.stdout.flush()
+    return 0 if outcome.model else _INTERRUPTED
+
+
+def _absent(stand_ins: dict[str, Any], file: Path | None) -> dict[str, Any]:
+    from maskformer.training.config import read_settings
+
+    present = read_settings(file) if file else {}
+    return {name: value for name, value in stand_ins.items() if name not in present}

@@ -1,0 +1,120 @@
+"""Which image comes when, and how images become micro-batches.
+
+Sample n of the whole training is image `permutation(epoch)[n mod N]`, augmented by a generator of its own: everything
+follows from the seed and n, in any number of processes, workers and micro-batches, and after any restart. A step takes
+the next `batch_size` samples; each process and micro-batch takes its share of them.
+
+B micro-batch, N images of the data set, H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from maskformer.data.collate import Collate
+from maskformer.data.dataset import SegmentationDataset
+from maskformer.data.sample import Sample
+from maskformer.data.transforms import Transform, TransformedDataset, paper_transforms
+from maskformer.training.config import TrainingConfig
+
+_SCALES = (0.75, 0.875, 1.0, 1.125, 1.25)
+_LARGEST_OWN_SIZE = 512  # of the shorter edge, where the pictures decide
+
+
+@dataclass(frozen=True)
+class Order:
+    """The (index, draw) pairs of each micro-batch of one process, from a step on."""
+
+    num_images: int
+    config: TrainingConfig
+    first_step: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        parts = self.world * self.config.accumulation
+        if self.config.batch_size % parts:
+            raise ValueError(
+                f"batch_size {self.config.batch_size} cannot be shared by {self.world} processes with "
+                f"{self.config.accumulation} micro-batches each: make it a multiple of {parts}"
+            )
+
+    def __len__(self) -> int:
+        return (self.config.steps - self.first_step) * self.config.accumulation
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        whole, parts = self.config.batch_size, self.config.accumulation
+        size = whole // (self.world * parts)
+        epoch, places = -1, np.zeros(0, np.int64)
+        for step in range(self.first_step, self.config.steps):
+            for part in range(parts):
+                start = step * whole + (part * self.world + self.rank) * size
+                chosen: list[tuple[int, int]] = []
+                for draw in range(start, start + size):
+                    if draw // self.num_images != epoch:
+                        epoch = draw // self.num_images
+                        places = np.random.default_rng([self.config.seed, epoch]).permutation(self.num_images)
+                    chosen.append((int(places[draw % self.num_images]), draw))
+                yield chosen
+
+
+@dataclass(frozen=True)
+class PixelCollate:
+    """As `Collate`, with one map of classes per image for the per-pixel baselines: `labels` [B, H, W], 255 ignored."""
+
+    collate: Collate
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        batch = self.collate(samples)
+        labels = torch.full(batch["pixel_mask"].shape, 255)
+        for place, sample in enumerate(samples):
+            labels[place, : sample.size[0], : sample.size[1]] = torch.from_numpy(sample.class_map(255))
+        return {"pixel_values": batch["pixel_values"], "labels": labels}
+
+
+def fit_sizes(config: TrainingConfig, dataset: SegmentationDataset) -> TrainingConfig:
+    """The settings with the sizes that were left open: scales around the usual shorter edge of the pictures."""
+    if config.min_sizes is not None and config.test_size is not None:
+        return config
+    looked_at = np.linspace(0, len(dataset) - 1, min(9, len(dataset))).round().astype(int)
+    usual = min(int(np.median([min(dataset[int(index)].size) for index in looked_at])), _LARGEST_OWN_SIZE)
+    sizes = config.min_sizes or [max(32, round(usual * scale)) for scale in _SCALES]
+    return config.model_copy(update={"min_sizes": sizes, "test_size": config.test_size or max(32, usual)})
+
+
+def build_transform(config: TrainingConfig) -> Transform:
+    """The augmentation that the settings describe."""
+    assert config.min_sizes is not None, "fit_sizes comes first"
+    return paper_transforms(
+        config.min_sizes,
+        config.max_size,
+        config.crop_size,
+        config.crop_kind,
+        config.single_category_max_area,
+        config.distort_colors,
+    )
+
+
+def build_loader(
+    dataset: SegmentationDataset, config: TrainingConfig, collate: Any, order: Order, transform: Transform | None = None
+) -> DataLoader[Any]:
+    """All micro-batches of one process, in order; `transform` replaces the augmentation of the settings."""
+    transformed: Any = TransformedDataset(dataset, transform or build_transform(config), config.seed)
+    return DataLoader(
+        transformed,
+        batch_sampler=order,  # pyright: ignore[reportArgumentType]  # pairs, where torch thinks of numbers
+        collate_fn=collate,
+        num_workers=config.workers,
+        worker_init_fn=_one_thread,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _one_thread(_worker: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,364 @@
+"""The training loop on Accelerate: one process or many, and a continuation that equals an uninterrupted run bit by bit.
+
+Everything random follows from the seed and the number of the step or sample, so that a checkpoint needs weights,
+optimizer and counters alone. H W image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed
+
+from maskformer.data.check import refuse_wrong_data
+from maskformer.data.collate import Collate
+from maskformer.data.dataset import SegmentationDataset
+from maskformer.data.recognise import open_dataset
+from maskformer.evaluation.evaluate import evaluate
+from maskformer.evaluation.loop import Options
+from maskformer.inference import Segmenter
+from maskformer.training.average import AveragedWeights
+from maskformer.training.batches import Order, PixelCollate, build_loader, fit_sizes
+from maskformer.training.checkpointing import Checkpoints, write_directory
+from maskformer.training.config import TrainingConfig, build_config, read_settings
+from maskformer.training.network import build_network, build_processor, is_per_pixel
+from maskformer.training.objective import TERMS, Batch, build_objective
+from maskformer.training.optimizer import build_optimizer, peak_rate, set_rate
+from maskformer.training.progress import RunLog, default_trackers, prepare_directory, sample_pictures
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: after `step` of `steps`, `model` the directory to use (None if interrupted), the last
+    evaluation's metrics in percent, and the steps that were skipped because they were not finite."""
+
+    step: int
+    steps: int
+    model: Path | None
+    metrics: dict[str, Any]
+    skipped: int
+
+
+def train(config: TrainingConfig, resume: bool = False) -> Outcome:
+    """Train, from the start or from the latest checkpoint of `config.out`.
+
+    Under torchrun every process calls this.
+
+    Raises:
+        ValueError: settings or data that are wrong; nothing has been written then.
+        FloatingPointError: too many non-finite steps in a row.
+        ImportError: Accelerate is not installed.
+    """
+    accelerator = _accelerator(config)
+    with _first_process_decides(accelerator):
+        prepare_directory(config.out, resume)
+    dataset = open_dataset(config.data, config.split, config.format, config.task)
+    with _first_process_decides(accelerator):
+        report = None if resume else refuse_wrong_data(dataset, config.check_images)
+    told: list[str] = []
+    if resume:
+        before = build_config(read_settings(config.out / "config.yaml"))
+        config = config.model_copy(update={"min_sizes": before.min_sizes, "test_size": before.test_size})
+        changed = before.changes(config)
+        if changed:
+            name = changed[0]
+            raise ValueError(
+                f"{name} was {getattr(before, name)} and is now {getattr(config, name)}: a run is resumed with the "
+                "settings it was started with; leave the option out, or start another run"
+            )
+    elif report is not None:
+        told += [f"note: {finding.message}" for finding in report.findings[:5]]
+    config = fit_sizes(config, dataset)
+    trainer = Trainer(config, accelerator, dataset, resume)
+    if report is not None and report.most_targets > (queries := trainer.network.config.decoder_config.num_queries):
+        told.append(f"note: an image has {report.most_targets} targets but the network {queries} queries")
+    return trainer.run(told)
+
+
+class Trainer:
+    """One training. Build it, then `run`.
+
+    Args:
+        config: the settings, sizes included.
+        accelerator: Accelerate's, without mixed precision or accumulation of its own.
+        dataset: what to train on.
+        resume: go on from the latest checkpoint, if there is one.
+        transform: replaces the augmentation of the settings.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        accelerator: Any,
+        dataset: SegmentationDataset,
+        resume: bool = False,
+        transform: Any = None,
+    ) -> None:
+        self.config, self.accelerator, self.dataset = config, accelerator, dataset
+        self.checkpoints = Checkpoints(config.out, config.keep)
+        latest = self.checkpoints.latest() if resume else None
+        first = config if latest is None else config.model_copy(update={"model": str(latest)})
+        self.processor = build_processor(first, dataset)
+        self.network, self.told = build_network(first, dataset)
+        self.network.to(accelerator.device)
+        if config.compile:
+            getattr(self.network, "model", self.network).compile()
+        self.objective = build_objective(self.network, accelerator.device)
+        self.learnt = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.model, self.optimizer = accelerator.prepare(self.network, build_optimizer(self.network, config))
+        self.average = AveragedWeights(self.network, config.ema_decay) if config.ema_decay else None
+        self.evaluation_set = _evaluation_set(config)
+        self.done, self.skipped, self.bad_in_a_row, self.best = 0, 0, 0, -math.inf
+        self.metrics: dict[str, Any] = {}
+        self.stopping = self._told_to_stop = False
+        if latest is not None:
+            self._restore(self.checkpoints.state(latest))
+        order = Order(len(dataset), config, self.done, accelerator.process_index, accelerator.num_processes)
+        self.batches = iter(build_loader(dataset, config, self._collate(), order, transform))
+
+    def run(self, told: list[str] | None = None) -> Outcome:
+        """Train to the end, or until SIGTERM or Ctrl-C, which save and return."""
+        config, accelerator = self.config, self.accelerator
+        if accelerator.is_main_process:
+            config.out.mkdir(parents=True, exist_ok=True)
+            (config.out / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        accelerator.wait_for_everyone()
+        if accelerator.log_with:
+            accelerator.init_trackers("tracking", config={k: str(v) for k, v in config.model_dump().items()})
+        log = RunLog(accelerator, config, self.done)
+        try:
+            for sentence in [*(told or []), *self.told, self._rate_line()]:
+                log.tell(sentence)
+            with self._stopped_by_signals():
+                while self.done < config.steps and not self.stopping:
+                    self._advance(log)
+            if self.done < config.steps:
+                log.tell(f"stopped after step {self.done} of {config.steps}; --resume goes on")
+                return Outcome(self.done, config.steps, None, self.metrics, self.skipped)
+            self._export(config.out / "model")
+            log.tell(f"done: {config.out / 'model'}")
+            return Outcome(self.done, config.steps, config.out / "model", self.metrics, self.skipped)
+        finally:
+            log.close()
+            if accelerator.log_with:
+                accelerator.end_training()
+
+    def _advance(self, log: RunLog) -> None:
+        config = self.config
+        row = self.step([next(self.batches) for _ in range(config.accumulation)])
+        log.step(row)
+        if self.bad_in_a_row >= config.max_bad_steps:
+            raise FloatingPointError(
+                f"{self.bad_in_a_row} steps in a row were not finite, the last is step {self.done}: lower the learning "
+                "rate, or train in float32; the last checkpoint is from before"
+            )
+        is_last = self.done == config.steps
+        if config.eval_every and (self.done % config.eval_every == 0 or is_last):
+            self.evaluate(log)
+        # A step that was not finite is no state to continue from, unless it is asked for.
+        if self.done % config.save_every == 0 or is_last or self.stopping:
+            self.save()
+
+    def step(self, batches: list[Batch]) -> dict[str, Any]:
+        """One step of the optimizer on the micro-batches of this process; the row for the log.
+
+        A step that is not finite on any process is skipped on all.
+        """
+        # Dropout follows from the step, so that a continued run draws what it would have drawn.
+        torch.manual_seed((self.config.seed * 1_000_003 + self.done) * 4096 + self.accelerator.process_index)
+        rate = set_rate(self.optimizer, self.config, self.done)
+        self.optimizer.zero_grad(set_to_none=True)
+        values = self._gradients(batches)
+        limit = self.config.clip_norm or math.inf
+        norm = float("nan") if values is None else float(torch.nn.utils.clip_grad_norm_(self.learnt, limit))
+        good = values is not None and math.isfinite(norm)
+        if good:
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update()
+        self.skipped += not good
+        self.bad_in_a_row = 0 if good else self.bad_in_a_row + 1
+        self.done += 1
+        names = ("loss", *(TERMS if self.objective.terms else ()))
+        shown = {name: value for name, value in zip(names, values or (), strict=False) if math.isfinite(value)}
+        # JSON knows no NaN
+        return {"step": self.done, **shown, "lr": rate, "grad_norm": norm if good else None, "skipped": self.skipped}
+
+    def _gradients(self, batches: list[Batch]) -> list[float] | None:
+        """Adds up the gradients of all micro-batches; the batch's loss and terms, or None if they are not finite."""
+        divisor: Any = self.objective.divisor(batches)
+        device = self.accelerator.device
+        totals = torch.zeros(1 + len(TERMS), dtype=torch.float64, device=device)
+        for place, batch in enumerate(batches):
+            is_last = place == len(batches) - 1
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                loss = self._loss(batch, divisor)
+                bad = loss is None or not bool(torch.isfinite(loss))
+                if self._anywhere(bad):
+                    return None  # nobody goes backward, so nobody waits for another's gradients
+                assert loss is not None, "else it is bad"
+                self.accelerator.backward(loss)
+            terms = self.objective.terms.values() or [loss.new_zeros(())] * len(TERMS)
+            totals += torch.stack([loss.detach(), *terms]).to(totals)
+        if self.accelerator.num_processes > 1:
+            distributed.all_reduce(totals)
+        return (totals / self.accelerator.num_processes).tolist()
+
+    def _loss(self, batch: Batch, divisor: Any) -> Any:
+        device = self.accelerator.device
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+                return self.objective.loss(self.model, batch, divisor, device)
+        except FloatingPointError:
+            return None
+
+    def _anywhere(self, bad: bool) -> bool:
+        """Whether any process says so; in passing, whether any was told to stop, so that all stop after one step."""
+        flags = torch.tensor([bad, self._told_to_stop], dtype=torch.int32, device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
+        anywhere, self.stopping = (bool(flag) for flag in flags.tolist())
+        return anywhere
+
+    def evaluate(self, log: RunLog) -> None:
+        """Evaluates (with the averaged weights, if there are some), draws samples, and keeps the best model."""
+        if self.evaluation_set is None:
+            return
+        task: Any = self.evaluation_set.task
+        with self._weights_to_use():
+            try:
+                segmenter = Segmenter(self.network, self.processor, task)
+                result = evaluate(segmenter, self.evaluation_set, task, Options(limit=self.config.eval_images))
+                if self.accelerator.is_main_process:
+                    pictures = sample_pictures(self.evaluation_set, segmenter, task, self.config.pictures)
+                    for number, picture in enumerate(pictures):
+                        log.picture(self.done, number, picture)
+            finally:
+                self.network.train()
+        self.metrics = dict(result.metrics)
+        log.evaluation(self.done, self.metrics)
+        first = next(iter(self.metrics.values()), None)
+        if first is not None and first > self.best:
+            self.best = float(first)
+            self._export(self.config.out / "best")
+
+    def save(self) -> None:
+        """Writes a checkpoint to continue from."""
+        state = {
+            "step": self.done,
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "counters": [self.skipped, self.bad_in_a_row],
+            "best": self.best,
+            "metrics": self.metrics,
+        }
+        if self.accelerator.is_main_process:
+            self.checkpoints.save(self.done, self._write, state)
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.done, self.best, self.metrics = state["step"], state["best"], state["metrics"]
+        self.skipped, self.bad_in_a_row = state["counters"]
+        self.told = [f"going on after step {self.done} of {self.config.steps}"]
+
+    def _export(self, path: Path) -> None:
+        """Writes the model to be used."""
+        if self.accelerator.is_main_process:
+            with self._weights_to_use():
+                write_directory(path, self._write)
+        self.accelerator.wait_for_everyone()
+
+    def _write(self, path: Path) -> None:
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar per file, in the middle of ours
+            self.network.save_pretrained(path)
+        self.processor.save_pretrained(path)
+
+    def _weights_to_use(self) -> Any:
+        return contextlib.nullcontext() if self.average is None else self.average.applied()
+
+    def _collate(self) -> Any:
+        config, processor = self.config, self.processor.to_dict()
+        mean, std = (np.broadcast_to(processor[name], 3).tolist() for name in ("image_mean", "image_std"))
+        # Crops of one size make batches of one size, whatever the pictures.
+        size = config.crop_size if config.crop_kind == "absolute" else None
+        collate = Collate(tuple(mean), tuple(std), size, 32, config.leave_out_ignored, packed=True)
+        return PixelCollate(collate) if is_per_pixel(self.network) else collate
+
+    def _rate_line(self) -> str:
+        config, rate = self.config, peak_rate(self.config)
+        return (
+            f"learning rate {config.learning_rate:g} x {config.batch_size}/{config.reference_batch} (batch / batch of "
+            f"the recipe) = {rate:g}, backbone x {config.backbone_multiplier:g}"
+        )
+
+    @contextlib.contextmanager
+    def _stopped_by_signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C stop after the step; a second one ends at once."""
+        before: dict[int, Any] = {}
+
+        def stop(number: int, _frame: Any) -> None:
+            self._told_to_stop = True
+            signal.signal(number, before[number])
+
+        with contextlib.suppress(ValueError):  # not in the main thread: somebody else takes the signals
+            for number in (signal.SIGTERM, signal.SIGINT):
+                before[number] = signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _accelerator(config: TrainingConfig) -> Any:
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise ImportError("training needs Accelerate: pip install 'maskformer[train]'") from error
+    # The loop counts micro-batches, seeds and casts itself, whatever `accelerate launch` has set.
+    options: dict[str, Any] = {"mixed_precision": "no", "gradient_accumulation_steps": 1}
+    options |= {"log_with": default_trackers(config) or None, "project_dir": str(config.out)}
+    return Accelerator(cpu=config.device == "cpu" or not torch.cuda.is_available(), **options)
+
+
+@contextlib.contextmanager
+def _first_process_decides(accelerator: Any) -> Iterator[None]:
+    """Runs the block everywhere; an error of any process is an error of all, so that none is left waiting."""
+    error: ValueError | None = None
+    try:
+        yield
+    except ValueError as caught:
+        error = caught
+    sentences: list[Any] = [str(error) if error else None]
+    if accelerator.num_processes > 1:
+        sentences = [None] * accelerator.num_processes
+        distributed.all_gather_object(sentences, str(error) if error else None)
+    first = next((sentence for sentence in sentences if sentence), None)
+    if first:
+        raise ValueError(first) from error
+
+
+def _evaluation_set(config: TrainingConfig) -> SegmentationDataset | None:
+    if not config.eval_every:
+        return None
+    try:
+        # "scenes:500" counts training scenes
+        is_drawn = config.data.startswith("scenes:") and not Path(config.data).exists()
+        source = "scenes" if is_drawn else config.data
+        return open_dataset(source, config.eval_split, config.format, config.task)
+    except ValueError as error:
+        if "no split" in str(error):
+            return None
+        raise

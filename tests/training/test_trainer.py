@@ -1,0 +1,297 @@
+"""The loop: processes and micro-batches change nothing, interruptions change nothing, and what is wrong is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from maskformer import MaskFormerImageProcessor, Segmenter, load_model
+from maskformer.data.check import check_dataset
+from maskformer.data.recognise import open_dataset
+from maskformer.data.scenes import LABELS, STUFF_IDS
+from maskformer.training.average import AveragedWeights
+from maskformer.training.batches import Order, build_loader
+from maskformer.training.checkpointing import write_directory
+from maskformer.training.trainer import Trainer, _accelerator, train
+
+from ..data.publishers import write_label_maps
+from .tiny import HalfEmpty, one_step, save_tiny, settings
+
+SCRIPT = Path(__file__).with_name("tiny.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> str:
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def curve(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert curve(one) == curve(other)
+    first, second = (load_file(run / "model" / "model.safetensors") for run in (one, other))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def whole_batch(tmp_path_factory, checkpoint) -> dict[str, np.ndarray]:
+    path = tmp_path_factory.mktemp("step") / "one.npz"
+    one_step(checkpoint, 1, path)
+    return dict(np.load(path))
+
+
+def assert_same_step(path: Path, whole_batch: dict[str, np.ndarray]) -> None:
+    found = dict(np.load(path))
+    assert found.keys() == whole_batch.keys()
+    for name, value in whole_batch.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_micro_batches_change_nothing(tmp_path, checkpoint, whole_batch) -> None:
+    for accumulation in (2, 4):  # the latter has micro-batches without any target
+        one_step(checkpoint, accumulation, tmp_path / "cut.npz")
+        assert_same_step(tmp_path / "cut.npz", whole_batch)
+
+
+def test_processes_change_nothing(tmp_path, checkpoint, whole_batch) -> None:
+    # without micro-batches, the second process has no target at all
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT), checkpoint]
+    done = subprocess.run(
+        [sys.executable, *words, str(tmp_path / "two.npz"), "1", "2"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same_step(tmp_path / "two.1.npz", whole_batch)
+    assert_same_step(tmp_path / "two.2.npz", whole_batch)
+
+
+def test_samples_are_the_same_for_any_number_of_processes(checkpoint) -> None:
+    config = settings(Path("o"), checkpoint, batch_size=4, steps=5)
+    alone = [sorted(batch) for batch in Order(6, config)]
+    shared = [sorted([*a, *b]) for a, b in zip(Order(6, config, 0, 0, 2), Order(6, config, 0, 1, 2), strict=True)]
+    assert alone == shared
+    assert list(Order(6, config, 3)) == list(Order(6, config))[3:]
+    drawn = [index for batch in alone for index, _ in batch]
+    assert sorted(drawn[:4] + [i for i, n in alone[1] if n < 6]) == list(range(6))  # each image once per epoch
+    with pytest.raises(ValueError, match="make it a multiple of 3"):
+        Order(6, config, 0, 0, 3)
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, checkpoint) -> None:
+    dropping = save_tiny(tmp_path / "dropping", dropout=0.2)
+    options = {"steps": 24, "ema_decay": 0.9, "workers": 1}
+    train(settings(tmp_path / "whole", dropping, **options))
+    killed = settings(tmp_path / "killed", dropping, **options)
+    (tmp_path / "settings.yaml").write_text(killed.to_yaml())
+    words = [sys.executable, "-m", "maskformer", "train", "--config", str(tmp_path / "settings.yaml")]
+    process = subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    log, deadline = tmp_path / "killed" / "log.jsonl", time.time() + 60
+    while not (log.exists() and log.read_text().count("\n") >= 8):
+        assert process.poll() is None, process.stderr.read()
+        assert time.time() < deadline
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process.stderr.close()
+    assert 8 <= len(curve(tmp_path / "killed")) < 24
+    assert not (tmp_path / "killed" / "model").exists()
+    train(killed, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_signal_saves_and_ends(tmp_path, checkpoint, monkeypatch) -> None:
+    train(settings(tmp_path / "whole", checkpoint))
+    stopped = settings(tmp_path / "stopped", checkpoint)
+    step = Trainer.step
+
+    def interrupted(self, batches):
+        if self.done == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batches)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    outcome = train(stopped)
+    assert (outcome.step, outcome.model) == (4, None)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    monkeypatch.setattr(Trainer, "step", step)
+    assert train(stopped, resume=True).model is not None
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_resuming_needs_a_run_and_the_same_settings(tmp_path, checkpoint) -> None:
+    config = settings(tmp_path / "run", checkpoint, steps=2)
+    with pytest.raises(ValueError, match="holds no run to resume"):
+        train(config, resume=True)
+    train(config)
+    with pytest.raises(ValueError, match="is not empty: continue its run with --resume"):
+        train(config)
+    with pytest.raises(ValueError, match=r"learning_rate was 0\.001 and is now 0\.1"):
+        train(config.model_copy(update={"learning_rate": 0.1}), resume=True)
+
+
+def test_the_result_is_a_checkpoint_here_and_in_transformers(tmp_path, checkpoint) -> None:
+    import transformers
+
+    out = tmp_path / "run"
+    outcome = train(
+        settings(out, checkpoint, steps=4, eval_every=2, eval_images=2, pictures=1, class_weights=[2.0] * 14)
+    )
+    assert outcome.metrics["PQ"] == curve(out)[-1]["metrics"]["PQ"]
+    assert len(list((out / "pictures").glob("*.png"))) == 2
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000003", "step-00000004"]
+    assert MaskFormerImageProcessor.from_pretrained(out / "best").label_ids_to_fuse == STUFF_IDS
+    segmenter = Segmenter.from_pretrained(out / "model", device="cpu")
+    assert (segmenter.task, segmenter.labels) == ("panoptic", LABELS)
+    theirs = transformers.MaskFormerForInstanceSegmentation.from_pretrained(out / "model").eval()
+    pixel_values = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        ours, other = segmenter.model(pixel_values), theirs(pixel_values)
+    torch.testing.assert_close(ours.class_queries_logits, other.class_queries_logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.masks_queries_logits, other.masks_queries_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_other_classes_start_anew_where_they_do_not_fit(tmp_path, capsys) -> None:
+    five = save_tiny(tmp_path / "five", labels=dict(enumerate("abcde")))
+    train(settings(tmp_path / "run", five, steps=1, learning_rate=1e-12))
+    told = capsys.readouterr().err
+    assert "14 classes instead of 5: started anew are class_predictor.bias, class_predictor.weight; all else" in told
+    before, after = load_model(five).state_dict(), load_model(tmp_path / "run" / "model").state_dict()
+    changed = {name for name in before if before[name].shape != after[name].shape}
+    assert changed == {"class_predictor.bias", "class_predictor.weight", "criterion.empty_weight"} & before.keys()
+    for name in before.keys() - changed:
+        torch.testing.assert_close(before[name], after[name], msg=name)
+
+
+@pytest.mark.parametrize("architecture", ["PerPixelBaseline", "PerPixelBaselinePlus"])
+def test_per_pixel_baselines_train(tmp_path, architecture) -> None:
+    model = save_tiny(tmp_path / "model", architecture, dict(enumerate("abc")))
+    for accumulation in (1, 2):
+        config = settings(
+            tmp_path / f"{accumulation}", model, task="semantic", accumulation=accumulation, min_sizes=[64]
+        )
+        assert train(config).skipped == 0
+    one, two = (curve(tmp_path / name) for name in "12")
+    np.testing.assert_allclose([row["loss"] for row in one], [row["loss"] for row in two], rtol=1e-3)
+    assert one[0]["grad_norm"] > 0
+    with pytest.raises(ValueError, match="semantic segmentation only"):
+        train(settings(tmp_path / "panoptic", model))
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, checkpoint, monkeypatch) -> None:
+    config = settings(tmp_path / "run", checkpoint, max_bad_steps=2)
+    trainer = Trainer(config, _accelerator(config), open_dataset("scenes:6"))
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    good = trainer.objective.loss
+    monkeypatch.setattr(trainer.objective, "loss", lambda *args: good(*args) * float("nan"))
+    assert trainer.step([next(trainer.batches)])["skipped"] == 1
+    assert all(torch.equal(before[name], value) for name, value in trainer.network.state_dict().items())
+    monkeypatch.setattr(trainer.objective, "loss", good)
+    assert trainer.step([next(trainer.batches)])["skipped"] == 1
+    assert trainer.bad_in_a_row == 0
+
+    def explode(*args):
+        raise FloatingPointError
+
+    monkeypatch.setattr(trainer.objective, "loss", explode)
+    with pytest.raises(FloatingPointError, match="2 steps in a row were not finite, the last is step 4"):
+        trainer.run()
+
+
+def test_options_that_change_how_it_is_computed(tmp_path, checkpoint) -> None:
+    plain = settings(tmp_path / "plain", checkpoint, steps=2)
+    train(plain)
+    train(settings(tmp_path / "twice", checkpoint, steps=2, gradient_checkpointing=True))
+    assert [row["loss"] for row in curve(tmp_path / "plain")] == pytest.approx(
+        [row["loss"] for row in curve(tmp_path / "twice")], rel=1e-5
+    )
+    train(settings(tmp_path / "half", checkpoint, steps=2, precision="bfloat16"))
+    assert curve(tmp_path / "half")[0]["loss"] == pytest.approx(curve(tmp_path / "plain")[0]["loss"], rel=0.05)
+    train(settings(tmp_path / "frozen", checkpoint, steps=2, freeze_backbone=True))
+    first, last = load_model(checkpoint).state_dict(), load_model(tmp_path / "frozen" / "model").state_dict()
+    moved = {name for name in first if not torch.equal(first[name], last[name])}
+    assert moved
+    assert not [name for name in moved if "pixel_level_module.encoder" in name]
+
+
+@pytest.mark.parametrize("wrong", ["value", "unreadable", "size", "nothing"])
+def test_wrong_data_is_refused_as_the_check_does(tmp_path, checkpoint, wrong) -> None:
+    write_label_maps(tmp_path / "data")
+    label = sorted((tmp_path / "data" / "labels" / "train").iterdir())[1]
+    if wrong == "value":
+        Image.fromarray(np.full((64, 96), 99, np.uint8)).save(label)
+    elif wrong == "unreadable":
+        label.write_bytes(b"no picture")
+    elif wrong == "size":
+        Image.fromarray(np.zeros((10, 96), np.uint8)).save(label)
+    else:
+        for path in label.parent.iterdir():
+            Image.fromarray(np.full((64, 96), 255, np.uint8)).save(path)
+    sentence = check_dataset(open_dataset(tmp_path / "data")).errors[0].message
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        train(settings(tmp_path / "run", checkpoint, data=str(tmp_path / "data")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_workers_draw_what_the_process_would(checkpoint) -> None:
+    batches = []
+    for workers in (0, 2):
+        config = settings(Path("o"), checkpoint, steps=3, workers=workers)
+        trainer = Trainer(config, _accelerator(config), HalfEmpty(config.model_copy(update={"batch_size": 4})))
+        batches.append(list(build_loader(trainer.dataset, config, trainer._collate(), Order(4, config))))
+    for one, two in zip(*batches, strict=True):
+        assert torch.equal(one["pixel_values"], two["pixel_values"])
+
+
+def test_average_and_atomic_directories(tmp_path) -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(layer.weight)
+    average = AveragedWeights(layer, 0.5)
+    for _ in range(30):
+        torch.nn.init.ones_(layer.weight)
+        average.update()
+    assert 0.9 < average.values["weight"].item() <= 1
+    average.values["weight"].fill_(7)
+    with average.applied():
+        assert layer.weight.item() == 7
+    assert layer.weight.item() == 1
+
+    write_directory(tmp_path / "d", lambda path: (path / "a").write_text("old"))
+
+    def fail(path: Path) -> None:
+        (path / "a").write_text("new")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_directory(tmp_path / "d", fail)
+    assert (tmp_path / "d" / "a").read_text() == "old"
+    write_directory(tmp_path / "d", lambda path: (path / "a").write_text("new"))
+    assert (tmp_path / "d" / "a").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d"]
