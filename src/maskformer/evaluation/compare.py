@@ -1,0 +1,175 @@
+"""Two models on the same images: how far their logits, maps and metrics are apart.
+
+B is often the same weights in transformers' class. Each model sees the image through its own image processor.
+H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maskformer.data.dataset import SegmentationDataset
+from maskformer.evaluation.evaluate import build_judge
+from maskformer.evaluation.judge import Judge
+from maskformer.evaluation.loop import Loop, Options
+from maskformer.evaluation.panoptic_quality import PanopticQuality
+from maskformer.evaluation.submission import AnnotationFile
+from maskformer.inference import Segmenter
+from maskformer.results import Segmentation, Task
+
+PEER = "transformers:"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Of the logits of one name, over all images.
+
+    Attributes:
+        largest: of the absolute differences.
+        mean: of the absolute differences.
+        relative: the differences' norm over that of A's logits.
+    """
+
+    largest: float
+    mean: float
+    relative: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What came out.
+
+    Attributes:
+        metrics: of A and of B, by name, in percent.
+        logits: by name; empty where the two have logits of different shapes.
+        pixel_agreement: percent of the pixels to which both give the same class.
+        map_agreement: panoptic quality of B's maps with A's as truth, in percent; None for other tasks.
+        identical_maps: images whose class maps are the same at every pixel.
+    """
+
+    task: Task
+    num_images: int
+    metrics: dict[str, tuple[float | None, float | None]]
+    logits: dict[str, Difference]
+    pixel_agreement: float
+    map_agreement: float | None
+    identical_maps: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def load_for_comparison(name: str, task: Task | None = None, device: str | None = None) -> Segmenter:
+    """The Segmenter of a checkpoint, in float32; "transformers:NAME" puts its weights into transformers' own class.
+
+    Raises:
+        ValueError: there is no such checkpoint, or transformers cannot hold it.
+    """
+    if not name.startswith(PEER):
+        return Segmenter.from_pretrained(name, task, device, torch.float32)
+    from transformers import MaskFormerForInstanceSegmentation
+
+    from maskformer.checkpoints.loading import resolve_checkpoint
+
+    ours = Segmenter.from_pretrained(name.removeprefix(PEER), task, device, torch.float32)
+    try:
+        peer = MaskFormerForInstanceSegmentation.from_pretrained(resolve_checkpoint(name.removeprefix(PEER)))
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ValueError(f"transformers cannot load {name.removeprefix(PEER)}: {error}") from error
+    return Segmenter(peer, ours.image_processor, ours.task, ours.device, torch.float32)
+
+
+def compare(
+    a: Segmenter,
+    b: Segmenter,
+    dataset: SegmentationDataset,
+    task: Task,
+    options: Options | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Compare two models image by image; options as for `evaluate`.
+
+    Raises:
+        ValueError: class lists that do not match each other or the data.
+    """
+    options = replace(options or Options(), batch_size=1)  # so that the latest logits are those of the image
+    annotations = AnnotationFile(dataset)
+    judges = [build_judge(each, annotations, task, options) for each in (a, b)]
+    loops = [Loop(each, task, options) for each in (a, b)]
+    total = len(dataset) if options.limit is None else min(options.limit, len(dataset))
+    categories = [
+        {"id": label, "name": category.name, "isthing": category.isthing}
+        for label, category in enumerate(dataset.categories)
+    ]
+    quality = PanopticQuality(categories) if task == "panoptic" else None
+    agreement = _Agreement(judges, quality)
+    streams = [loop.results(dataset, range(total)) for loop in loops]
+    for number, ((index, one, sample), (_, other, _)) in enumerate(zip(*streams, strict=True), start=1):
+        for judge, result in zip(judges, (one, other), strict=True):
+            judge.count(judge.judge(result, sample, index))
+        agreement.add(one, other, (loops[0].outputs, loops[1].outputs))
+        if progress is not None:
+            progress(number, total)
+    ours, theirs = (judge.summary()[0] for judge in judges)
+    return Comparison(
+        task,
+        total,
+        {name: (ours[name], theirs[name]) for name in ours},
+        agreement.differences(),
+        100 * agreement.same / agreement.pixels,
+        None if quality is None or not quality.state.any() else quality.result().all.pq,
+        agreement.identical,
+    )
+
+
+class _Agreement:
+    """Sums over images of what two models differ in."""
+
+    def __init__(self, judges: list[Judge], quality: PanopticQuality | None) -> None:
+        self.tables = [np.append(judge.table, -1) for judge in judges]  # the last one: nothing
+        self.quality = quality
+        self.same = self.pixels = self.identical = 0
+        # by name of the logits: largest and sum of the differences, sums of their squares and of A's, numbers
+        self.logits: dict[str, NDArray[np.float64]] = {}
+
+    def add(self, one: Segmentation, other: Segmentation, outputs: tuple[Any, Any]) -> None:
+        same = _classes(one, self.tables[0]) == _classes(other, self.tables[1])
+        self.same += int(same.sum())
+        self.pixels += same.size
+        self.identical += bool(same.all())
+        if self.quality is not None:
+            truth, predicted = (
+                [{"id": each.id, "category_id": int(table[each.label_id])} for each in result.segments]
+                for result, table in zip((one, other), self.tables, strict=True)
+            )
+            self.quality.update(other.segmentation, predicted, one.segmentation, truth)
+        for name in ("class_queries_logits", "masks_queries_logits", "logits"):
+            ours, theirs = (getattr(each, name, None) for each in outputs)
+            if ours is not None and theirs is not None and ours.shape == theirs.shape:
+                apart = (ours.double() - theirs.double()).abs()
+                sums = torch.stack([apart.sum(), apart.square().sum(), ours.double().square().sum()])
+                held = self.logits.setdefault(name, np.zeros(5))
+                held[0] = max(held[0], float(apart.max()))
+                held[1:] += (*sums.tolist(), apart.numel())
+
+    def differences(self) -> dict[str, Difference]:
+        return {
+            name: Difference(float(largest), float(total / count), float(np.sqrt(squares / max(norm, 1e-30))))
+            for name, (largest, total, squares, norm, count) in self.logits.items()
+        }
+
+
+def _classes(result: Segmentation, table: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[H, W]: the data's label id of each pixel, -1 where there is nothing."""
+    if result.task == "semantic":
+        return table[result.segmentation]
+    labels = np.full(max((each.id for each in result.segments), default=0) + 2, -1)  # void is 0, or -1: the last
+    labels[[each.id for each in result.segments]] = [table[each.label_id] for each in result.segments]
+    return labels[result.segmentation]

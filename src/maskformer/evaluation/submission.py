@@ -1,0 +1,110 @@
+"""The files that benchmark servers take: COCO panoptic (PNG folder and JSON), COCO results (JSON), label PNGs.
+
+Image and category ids are those of the data set's annotation. C classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from maskformer.data.coco_instances import read_json
+from maskformer.data.dataset import SegmentationDataset
+from maskformer.results import Segmentation, Task, write_whole
+
+
+class AnnotationFile:
+    """What COCO's annotation file says that samples do not: image ids, and areas as the publisher measured them.
+
+    Other formats have neither; there, an image is called by its file, and areas are counted.
+
+    Attributes:
+        ids: by the place in the data set; None without such a file.
+    """
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self.dataset = dataset
+        self.ids: list[int] | None = None
+        self.areas: dict[int, float] = {}
+        if dataset.layout in ("coco-instances", "coco-panoptic") and len(dataset):
+            content = read_json(Path(dataset.records[0][1 if dataset.layout == "coco-instances" else 2]))
+            self.ids = [image["id"] for image in content["images"]]
+            if dataset.layout == "coco-instances":
+                self.areas = {entry["id"]: entry["area"] for entry in content["annotations"] if "area" in entry}
+
+    def image_id(self, index: int) -> int | str:
+        """Of the image at that place of the data set."""
+        stem = Path(self.dataset.path(index)).stem
+        return self.ids[index] if self.ids else int(stem) if stem.isdigit() else stem
+
+    def region_areas(self, index: int, counted: NDArray[np.int64]) -> list[float]:
+        """Of the regions of the sample, whose pixels were counted."""
+        if not self.areas:
+            return counted.astype(float).tolist()
+        numbers = [entry[3] for entry in self.dataset.records[index][3]]
+        return [self.areas.get(number, float(area)) for number, area in zip(numbers, counted, strict=True)]
+
+
+class Submission:
+    """Writes `submission/` below a directory: pictures as they come, the JSON file at the end.
+
+    Args:
+        directory: where to.
+        task: decides on the form.
+        dataset: has the file names, image ids and category ids.
+        annotations: has the image ids.
+        table: int64 [C]: the data's label id of each of the model's.
+    """
+
+    def __init__(self, directory: Path, task: Task, annotations: AnnotationFile, table: NDArray[np.int64]) -> None:
+        dataset = annotations.dataset
+        self.directory, self.task, self.annotations = directory / "submission", task, annotations
+        originals = [category.original_id for category in dataset.categories]
+        self.category_ids = {label: originals[place] for label, place in enumerate(table.tolist()) if place >= 0}
+        folder = self.directory / ("panoptic" if task == "panoptic" else "labels")
+        self.pictures = folder if task != "instance" else self.directory
+        self.pictures.mkdir(parents=True, exist_ok=True)
+
+    def add(self, result: Segmentation, index: int) -> list[dict[str, Any]]:
+        """Write the picture of an image, and return its entries for the JSON file."""
+        image_id = self.annotations.image_id(index)
+        if self.task == "instance":
+            entries = result.to_coco(image_id, self.category_ids, compressed=True)
+            # With a box, the official code would rank small, medium and large by its area instead of the mask's.
+            return [{name: value for name, value in entry.items() if name != "bbox"} for entry in entries]
+        dataset = self.annotations.dataset
+        path = Path(dataset.target_path(index) if self.task == "panoptic" else dataset.path(index))
+        name = path.with_suffix(".png").name
+        if self.task == "panoptic":
+            picture, annotation = result.to_panoptic(image_id, self.category_ids)
+            entries = [{**annotation, "file_name": name}]
+        else:
+            values = np.array([self.category_ids[label] for label in sorted(self.category_ids)])
+            values = values.astype(np.uint8 if values.max() < 256 else np.uint16)
+            picture, entries = Image.fromarray(values[result.segmentation]), []
+        write_whole(self.pictures / name, lambda path: picture.save(path, "PNG"))
+        return entries
+
+    def finish(self, records: Iterable[dict[str, Any]]) -> None:
+        """Write the JSON file from the records of all images, one at a time."""
+        if self.task == "semantic":
+            return
+
+        def write(path: Path) -> None:
+            with path.open("w", encoding="utf-8") as file:
+                file.write('{"annotations": [' if self.task == "panoptic" else "[")
+                _write_all(file, (entry for record in records for entry in record["submission"]))
+                file.write("]}" if self.task == "panoptic" else "]")
+
+        write_whole(self.directory / ("panoptic.json" if self.task == "panoptic" else "results.json"), write)
+
+
+def _write_all(file: TextIO, entries: Iterable[Any]) -> None:
+    for number, entry in enumerate(entries):
+        file.write((",\n" if number else "\n") + json.dumps(entry))

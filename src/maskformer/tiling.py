@@ -1,0 +1,254 @@
+"""Large pictures tile by tile: each tile is segmented like a picture of its own, and the results are joined.
+
+The paper has no such step; the seams follow U-Net's overlapping tiles (Ronneberger et al., arXiv 1505.04597, figure 2):
+neighbours overlap, and each pixel is taken from the tile whose border is further away.
+
+    tile 0 |-----------------|
+                     |-----------------| tile 1        segments of one class whose IoU inside the overlap exceeds
+                     |overlap|                         1/2 are one segment
+                         ^ seam
+
+A tile is a picture of its own: what is larger than a tile is seen in parts, and the network judges each part without
+the rest. Memory beyond the model and the picture: about 32 bytes per pixel, and the results of two rows of tiles.
+H W picture, h w tile or overlap, N M segments, P pixels of an overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maskformer.processing.loading import read_image
+from maskformer.processing.masks import encode_run_lengths
+from maskformer.results import Segment, Segmentation, map_of_runs, segments_of_map, segments_of_runs
+
+_ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A rectangle of the picture, from (top, left) to (bottom, right), and its place in the grid of tiles."""
+
+    row: int
+    column: int
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    def common(self, other: Tile) -> Tile:
+        """The rectangle that lies in both."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
+        return replace(self, top=top, left=left, bottom=bottom, right=right)
+
+    def of(self, array: Any, top: int = 0, left: int = 0) -> Any:
+        """This part [..., h, w] of an array or tensor whose first pixel is the picture's (top, left)."""
+        return array[..., self.top - top : self.bottom - top, self.left - left : self.right - left]
+
+
+def tiles(size: tuple[int, int], tile: int, overlap: int) -> list[Tile]:
+    """Equal tiles row by row, as few as have at least the overlap; a side shorter than a tile has one.
+
+    Raises:
+        ValueError: an overlap that is negative or more than half a tile.
+    """
+    if overlap < 0 or 2 * overlap > tile or tile < 1:
+        raise ValueError(f"tile {tile} with overlap {overlap}: the overlap must be 0 to half the tile")
+    rows, columns = (_starts(length, tile, overlap) for length in size)
+    return [
+        Tile(row, column, top, left, min(top + tile, size[0]), min(left + tile, size[1]))
+        for row, top in enumerate(rows)
+        for column, left in enumerate(columns)
+    ]
+
+
+def _starts(length: int, tile: int, overlap: int) -> list[int]:
+    if length <= tile:
+        return [0]
+    steps = -(-(length - tile) // (tile - overlap))
+    return [round(number * (length - tile) / steps) for number in range(steps + 1)]
+
+
+class TiledSegmenter:
+    """A Segmenter for pictures larger than a tile; smaller ones go through it as they are.
+
+    Args:
+        segmenter: a `Segmenter`, which segments the tiles.
+        tile: side of a tile in pixels of the picture; a tile is resized as the image processor says.
+        overlap: pixels that neighbouring tiles share at least.
+
+    Raises:
+        ValueError: an overlap that is negative or more than half a tile.
+    """
+
+    def __init__(self, segmenter: Any, tile: int = 1024, overlap: int = 128) -> None:
+        tiles((1, 1), tile, overlap)  # checks
+        self.segmenter, self.tile, self.overlap = segmenter, tile, overlap
+
+    def predict(self, images: Iterable[Any], task: Any = None, **options: Any) -> list[Segmentation]:
+        """As `Segmenter.predict`, of an iterable of pictures."""
+        return list(self.stream(images, task, **options))
+
+    def stream(
+        self, images: Iterable[Any], task: Any = None, *, batch_size: int = 4, **options: Any
+    ) -> Iterator[Segmentation]:
+        """As `Segmenter.stream`; `batch_size` counts tiles."""
+        for number, image in enumerate(images):
+            picture = read_image(image, self.segmenter.num_channels, None, f"image {number}")
+            places = tiles((int(picture.shape[-2]), int(picture.shape[-1])), self.tile, self.overlap)
+            crops = (place.of(picture) for place in places)
+            results = self.segmenter.stream(crops, task, batch_size=batch_size, **options)
+            if len(places) == 1:
+                yield replace(next(results), image=image)
+            else:
+                yield self._joined(image, places, results, options.get("label_ids_to_fuse"))
+
+    def _joined(
+        self, image: Any, places: list[Tile], results: Iterator[Segmentation], fused: Collection[int] | None
+    ) -> Segmentation:
+        stuff: frozenset[int] | None = self.segmenter.stuff_ids
+        join = _Join(places)
+        task: Any = None
+        for place, result in zip(places, results, strict=True):
+            task = result.task
+            join.add(place, result)
+        labels = self.segmenter.labels
+        if task == "instance":
+            runs, infos = join.instances()
+            segmentation, segments = map_of_runs(runs, join.size), segments_of_runs(runs, infos, labels, stuff)
+        else:
+            infos = join.classes() if task == "semantic" else join.segments((stuff or ()) if fused is None else fused)
+            segmentation, segments = join.canvas, segments_of_map(join.canvas, infos, labels, stuff)
+        return Segmentation(task, segmentation, segments, join.size, labels, image)
+
+
+class _Join:
+    """The picture's map as it grows tile by tile, and the segments of all tiles, numbered from 0, with their parts."""
+
+    def __init__(self, places: list[Tile]) -> None:
+        self.grid = {(place.row, place.column): place for place in places}
+        self.size = places[-1].bottom, places[-1].right
+        self.canvas: NDArray[np.int32] = np.zeros(self.size, np.int32)  # semantic: label ids; else number + 1
+        self.found: list[tuple[Tile, Segment]] = []
+        self.parent: list[int] = []
+        self.numbered: dict[tuple[int, int], dict[int, int]] = {}  # of the tiles that have neighbours to come
+        self.results: dict[tuple[int, int], Segmentation] = {}
+
+    def add(self, place: Tile, result: Segmentation) -> None:
+        """Take the next tile; they come row by row."""
+        first = len(self.found)
+        here = (place.row, place.column)
+        self.found += [(place, segment if result.task == "instance" else _lean(segment)) for segment in result.segments]
+        self.parent += range(first, len(self.found))
+        self.numbered[here] = {segment.id: number for number, segment in enumerate(result.segments, start=first)}
+        self.results[here] = result
+        above, before = (place.row - 1, place.column), (place.row, place.column - 1)
+        if result.task != "semantic":
+            for neighbour in (above, before):
+                if neighbour in self.results:
+                    self._match(here, neighbour)
+        if result.task != "instance":
+            self._paint(place, result)
+        self.results.pop((place.row - 1, place.column - 1), None)
+
+    def _match(self, new: tuple[int, int], old: tuple[int, int]) -> None:
+        """Unite the segments of one class that agree inside the overlap of two tiles."""
+        shared = self.grid[new].common(self.grid[old])
+        (ours, ids), (theirs, others) = (self._masks(place, shared) for place in (new, old))
+        both = ours @ theirs.T  # [N, M]
+        union = ours.sum(1)[:, None] + theirs.sum(1)[None] - both
+        for row, column in (2 * both > union).nonzero().tolist():
+            one, other = self.numbered[new][ids[row]], self.numbered[old][others[column]]
+            if self.found[one][1].label_id == self.found[other][1].label_id:
+                self._unite(one, other)
+
+    def _masks(self, where: tuple[int, int], shared: Tile) -> tuple[Tensor, list[int]]:
+        """float [N, P]: the segments of a tile inside an overlap, and their ids."""
+        place, result = self.grid[where], self.results[where]
+        if result.task == "instance":
+            masks = [shared.of(segment.mask, place.top, place.left) for segment in result.segments]
+        else:
+            part = shared.of(result.segmentation, place.top, place.left)
+            masks = [part == segment.id for segment in result.segments]
+        pixels = (shared.bottom - shared.top) * (shared.right - shared.left)
+        stacked = np.stack(masks).reshape(-1, pixels) if masks else np.zeros((0, pixels), np.bool_)  # [N, P]
+        return torch.from_numpy(stacked).float(), [segment.id for segment in result.segments]
+
+    def _root(self, number: int) -> int:
+        while self.parent[number] != number:
+            number = self.parent[number]
+        return number
+
+    def _unite(self, one: int, other: int) -> None:
+        first, second = sorted((self._root(one), self._root(other)))
+        self.parent[second] = first
+
+    def _paint(self, place: Tile, result: Segmentation) -> None:
+        """Write the tile from its upper and left seams on; later tiles write over its other ends likewise."""
+        above, before = self.grid.get((place.row - 1, place.column)), self.grid.get((place.row, place.column - 1))
+        top = (place.top + above.bottom) // 2 if above else place.top
+        left = (place.left + before.right) // 2 if before else place.left
+        inner = replace(place, top=top, left=left)
+        part = inner.of(result.segmentation, place.top, place.left)
+        if result.task == "panoptic":
+            numbers = self.numbered[place.row, place.column]
+            table = np.zeros(max(numbers, default=0) + 1, np.int32)
+            table[list(numbers)] = [number + 1 for number in numbers.values()]
+            part = table[part]
+        inner.of(self.canvas)[...] = part
+
+    def classes(self) -> list[dict[str, Any]]:
+        """The classes, with the best score of any tile."""
+        scores: dict[int, float] = {}
+        for _, segment in self.found:
+            scores[segment.label_id] = max(scores.get(segment.label_id, 0.0), segment.score)
+        return [{"id": label, "label_id": label, "score": scores[label]} for label in sorted(scores)]
+
+    def segments(self, fused: Collection[int]) -> list[dict[str, Any]]:
+        """Number the segments that can be seen from 1, in the map too."""
+        first: dict[int, int] = {}
+        for number, (_, segment) in enumerate(self.found):
+            if segment.label_id in fused:
+                self._unite(first.setdefault(segment.label_id, number), number)
+        strips = [self.canvas[start : start + _ROWS_AT_ONCE] for start in range(0, self.size[0], _ROWS_AT_ONCE)]
+        seen = np.sum([np.bincount(strip.ravel(), minlength=len(self.found) + 1) for strip in strips], axis=0)
+        infos: dict[int, dict[str, Any]] = {}
+        table = np.zeros(len(self.found) + 1, np.int32)
+        for number in np.flatnonzero(seen[1:]).tolist():
+            info = infos.setdefault(self._root(number), {"id": len(infos) + 1, "score": 0.0})
+            segment = self.found[number][1]
+            info.update(label_id=segment.label_id, score=max(info["score"], segment.score))
+            table[number + 1] = info["id"]
+        for strip in strips:
+            strip[...] = table[strip]
+        return list(infos.values())
+
+    def instances(self) -> tuple[list[Any], list[dict[str, Any]]]:
+        """Run lengths [H, W] and infos of the instances, by falling score."""
+        groups: dict[int, list[int]] = {}
+        for number in range(len(self.found)):
+            groups.setdefault(self._root(number), []).append(number)
+        parts = [[self.found[number] for number in group] for group in groups.values()]
+        parts.sort(key=lambda group: -max(segment.score for _, segment in group))
+        runs: list[Any] = []
+        infos: list[dict[str, Any]] = []
+        for group in parts:
+            mask = np.zeros(self.size, np.bool_)
+            for place, segment in group:
+                place.of(mask)[...] |= segment.mask
+            runs.append(encode_run_lengths(torch.from_numpy(mask)))
+            score = max(segment.score for _, segment in group)
+            infos.append({"id": len(infos), "label_id": group[0][1].label_id, "score": score})
+        return runs, infos
+
+
+def _lean(segment: Segment) -> Segment:
+    """The segment without its tile's map, which need not be kept for it."""
+    return replace(segment, pixels=np.zeros((0, 0), np.int32))
