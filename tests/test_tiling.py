@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,3 +153,19 @@ def test_small_pictures_go_through() -> None:
 def test_impossible_overlaps(tile, overlap) -> None:
     with pytest.raises(ValueError, match="the overlap must be 0 to half the tile"):
         TiledSegmenter(Reader(), tile, overlap)
+
+
+def test_pixels_come_from_the_tile_whose_border_is_further_away() -> None:
+    class Shaky(Reader):
+        """Knows nothing of the ten pixels along the border of what it is shown."""
+
+        def stream(self, images: Iterable, task: str, **options) -> Iterator[Segmentation]:
+            for result in super().stream(images, task, **options):
+                inner = np.full_like(result.segmentation, 13)
+                inner[10:-10, 10:-10] = result.segmentation[10:-10, 10:-10]
+                yield replace(result, segmentation=inner)
+
+    picture, truth, segments = _scene(3)
+    label = np.array([0, *(segment["category_id"] for segment in segments)])
+    result = TiledSegmenter(Shaky(), 100, 20).predict([picture], "semantic")[0]
+    assert np.array_equal(result.segmentation[10:-10, 10:-10], label[truth][10:-10, 10:-10])

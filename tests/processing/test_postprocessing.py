@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import MaskFormerImageProcessorPil as Peer
 
-from maskformer.processing import placement
+from maskformer.processing import postprocessing
 from maskformer.processing.image_processor import MaskFormerImageProcessor
 from maskformer.processing.masks import decode_run_lengths
 from maskformer.processing.postprocessing import (
@@ -295,7 +295,7 @@ def test_results_live_where_the_logits_live(blobs, method):
 def test_results_do_not_depend_on_the_size_of_the_groups(blobs, monkeypatch, method, protocol):
     options = {"target_sizes": SIZES, "protocol": protocol}
     together = method(blobs(), **options)
-    monkeypatch.setattr(placement, "PLANE_BUDGET", 1)
+    monkeypatch.setattr(postprocessing, "VALUES_AT_ONCE", 1)
     for one, other in zip(together, method(blobs(), **options), strict=True):
         pair = (one["segmentation"], other["segmentation"]) if isinstance(one, dict) else (one, other)
         assert float((pair[0] != pair[1]).float().mean()) < 1e-4

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from transformers import MaskFormerImageProcessorPil as Peer
 
 from maskformer.processing.image_processor import MaskFormerImageProcessor
+from maskformer.processing.preprocessing import binary_masks, present_ids
 
 IMAGE = np.zeros((8, 12, 3), np.uint8)
 PROCESSOR = MaskFormerImageProcessor(do_resize=False)
@@ -68,8 +72,8 @@ def test_images_without_any_object():
 def test_overlapping_masks_with_labels(dtype):
     masks = np.zeros((2, 8, 12), dtype)
     masks[0, :, :8], masks[1, :, 4:] = 1, 1
-    for given in ([masks], masks, [torch.from_numpy(masks)]):
-        found, labels = targets(given, class_labels=[torch.tensor([5, 3])])
+    for stack in ([masks], masks, [torch.from_numpy(masks)]):
+        found, labels = targets(stack, class_labels=[torch.tensor([5, 3])])
         assert labels == [[5, 3]]
         assert torch.equal(found[0], torch.from_numpy(masks).bool())
 
@@ -103,12 +107,16 @@ def test_maps_may_come_in_many_forms():
 @pytest.mark.parametrize(
     ("maps", "options", "message"),
     [
-        (halves(1, 2)[:4], {}, r"segmentation map 0 is \(4, 12\) but image 0 is \(8, 12\)"),
+        (halves(1, 2)[:4], {}, r"segmentation map 0 is \(4, 12\) but its image is \(8, 12\)"),
         (halves(1, 2, np.float32), {}, "float32 values; expected integer ids"),
-        ([halves(1, 2)] * 2, {}, "2 segmentation_maps for 1 images"),
+        ([halves(1, 2)] * 2, {}, "segmentation_maps has 2 entries for 1 images"),
         ([np.zeros((8, 12, 3), int)], {}, r"shape \(8, 12, 3\); expected \[h, w\], or class_labels"),
         (halves(1, 2), {"instance_id_to_semantic_id": {2: 0}}, r"segmentation map 0 holds the ids \[1\]"),
-        (halves(1, 2), {"instance_id_to_semantic_id": [{}, {}]}, "2 mappings for 1 maps"),
+        (
+            halves(1, 2),
+            {"instance_id_to_semantic_id": [{}, {}]},
+            "instance_id_to_semantic_id has 2 entries for 1 images",
+        ),
         (halves(-1, 2), {}, "class -1, which becomes label -1; labels must be at least 0"),
         (halves(1, 77), {"num_labels": 5}, r"class 77, which becomes label 77; labels must be 0\.\.4"),
         ([np.ones((2, 8, 12), int)], {"class_labels": [[1]]}, r"\(2, 8, 12\) and 1 class_labels"),
@@ -121,3 +129,26 @@ def test_maps_may_come_in_many_forms():
 def test_bad_annotations(maps, options, message):
     with pytest.raises(ValueError, match=message):
         PROCESSOR(IMAGE, maps, **options)
+
+
+@settings(max_examples=50, deadline=None)
+@given(hnp.arrays(np.int64, (5, 7), elements=st.integers(-3, 4)), st.booleans())
+def test_maps_and_masks_are_two_forms_of_one_thing(ids: np.ndarray, large: bool):
+    label_map = torch.from_numpy(ids) * (2**30 if large else 1)
+    values = present_ids(label_map)
+    assert values == sorted(set(label_map.flatten().tolist()))
+    masks = binary_masks(label_map, values, (5, 7))
+    assert masks.dtype == torch.bool
+    assert torch.equal(masks.sum(0), torch.ones(5, 7, dtype=torch.int64))
+    assert torch.equal(torch.tensor(values)[masks.int().argmax(0)], label_map)
+    assert torch.equal(binary_masks(masks, range(len(values)), (5, 7)), masks)
+
+
+def test_padding_is_zero():
+    padded = binary_masks(torch.ones(2, 3, 4, dtype=torch.bool), [0, 1], (5, 6))
+    assert padded.shape == (2, 5, 6)
+    assert padded.dtype == torch.bool
+    assert int(padded.sum()) == 24
+    assert binary_masks(torch.zeros(3, 4, dtype=torch.int64), [0], (5, 6)).sum() == 12
+    assert binary_masks(torch.ones(0, 3, 4), [], (5, 6)).shape == (0, 5, 6)
+    assert present_ids(torch.zeros(0, 4, dtype=torch.int64)) == []

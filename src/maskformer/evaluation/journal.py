@@ -57,7 +57,7 @@ class Journal:
         with self.path.open("ab", buffering=0) as file:
             if not self._checked:
                 whole = self.path.read_bytes().rfind(b"\n") + 1
-                file.truncate()  # a line that was cut off
+                file.truncate(whole)  # a line that was cut off
                 file.write(b"" if whole else _line({"settings": self.settings}))
                 self._checked = True
             file.write(_line(record))

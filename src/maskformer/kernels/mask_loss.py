@@ -20,19 +20,23 @@ Shapes: B batch, P mask pairs, N targets of one image, H W image, h w stride-4 m
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from maskformer.kernels.threads import in_threads
-from maskformer.kernels.upsampling import Block, Size, build_upsampling
+from maskformer.kernels.upsampling import Block, Upsampling, build_upsampling
 
 __all__ = ["mask_losses"]
 
 
 def mask_losses(
-    logits: Tensor, masks: Sequence[Tensor], target_index: Sequence[Tensor], valid: Sequence[Tensor] | None = None
+    logits: Tensor,
+    masks: Sequence[Tensor],
+    target_index: Sequence[Tensor],
+    valid: Sequence[Tensor] | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Focal loss (alpha 0.25, gamma 2, mean over pixels) and dice loss of each matched pair, at the targets' size.
 
@@ -42,7 +46,7 @@ def mask_losses(
     Args:
         logits: [P, h, w] logits of the matched queries, the pairs of the first image first. Computed in float32
             whatever the type, except for float64.
-        masks: per image [N, H, W] bool, all its targets; nothing is copied. Images may differ in size.
+        masks: per image [N, H, W] bool on the CPU, all its targets; nothing is copied. Images may differ in size.
         target_index: per image the rows of `masks` that its pairs are matched with; P in all.
         valid: per image [H, W] bool, False where a pixel counts for nothing.
 
@@ -50,20 +54,11 @@ def mask_losses(
         Two [P] tensors, float32 (float64 for float64 logits); 0 where no pixel is valid.
 
     Raises:
-        ValueError: tensors that are not on the CPU, or masks that are not bool.
         IndexError: a row that `masks` does not have.
         NotImplementedError: in the backward pass, when a second derivative is asked for.
     """
-    for tensor in (logits, *masks, *(() if valid is None else valid)):
-        if tensor.device.type != "cpu":
-            raise ValueError(
-                f"mask_losses got a tensor on {tensor.device} but runs on the CPU alone; move it to the CPU, or use "
-                "maskformer.losses.matched_mask_losses, which runs anywhere."
-            )
-    for mask in (*masks, *(() if valid is None else valid)):
-        if mask.dtype != torch.bool:
-            raise ValueError(f"mask_losses got {mask.dtype} masks but takes torch.bool; convert them with .bool().")
-    assert len(masks) == len(target_index), "one entry per image"
+    assert logits.device.type == "cpu", "elsewhere maskformer.losses.matched_mask_losses does the same"
+    assert all(mask.dtype == torch.bool for mask in (*masks, *(() if valid is None else valid))), "masks must be bool"
     assert len(logits) == sum(map(len, target_index)), "one target per pair"
     pairs: list[_Pair] = []
     for image, rows in enumerate(target_index):
@@ -87,7 +82,17 @@ class _MaskLosses(torch.autograd.Function):
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         gradients = torch.empty(2, *logits.shape, dtype=dtype, device="cpu") if with_gradient else None
         losses = [(0.0, 0.0)] * len(pairs)
-        in_threads(lambda numbers: _walk(logits.detach(), pairs, numbers, losses, gradients), len(pairs))
+        small, logits = (logits.shape[1], logits.shape[2]), logits.detach()
+
+        def walk(numbers: Iterator[int]) -> None:
+            scratch = cache(lambda *large: build_upsampling(small, large, num_maps=8, num_gradients=3, dtype=dtype))
+            with torch.autocast("cpu", enabled=False):  # it would multiply in bfloat16
+                for number in numbers:
+                    gradient = None if gradients is None else gradients[:, number]
+                    pair = pairs[number]
+                    losses[number] = _walk(scratch(*pair.target.shape), logits[number], pair, gradient)
+
+        in_threads(walk, len(pairs))
         ctx.save_for_backward(gradients)
         focal, dice = torch.tensor(losses, dtype=dtype, device="cpu").view(-1, 2).unbind(dim=1)  # [P] each
         return focal.clone(), dice.clone()
@@ -112,87 +117,52 @@ class _MaskLosses(torch.autograd.Function):
         return combined, None, None
 
 
-def _walk(
-    logits: Tensor,
-    pairs: list[_Pair],
-    numbers: Iterator[int],
-    losses: list[tuple[float, float]],
-    gradients: Tensor | None,
-) -> None:
-    """Fills in the losses and gradients [2, P, h, w] of the pairs whose numbers it draws."""
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    walkers: dict[torch.Size, _Walker] = {}
-    with torch.autocast("cpu", enabled=False):  # it would multiply in bfloat16
-        for number in numbers:
-            pair = pairs[number]
-            size = pair.target.shape
-            if size not in walkers:
-                walkers[size] = _Walker((logits.shape[1], logits.shape[2]), (size[0], size[1]), dtype)
-            gradient = None if gradients is None else gradients[:, number]
-            losses[number] = walkers[size].walk(logits[number], pair, gradient)
-
-
-class _Walker:
-    """Scratch space of one thread for masks of one size, and the walk over the blocks of a mask."""
-
-    def __init__(self, small: Size, large: Size, dtype: torch.dtype) -> None:
-        self.upsampling = build_upsampling(small, large, num_maps=8, num_gradients=3, dtype=dtype)
-        self.sums = torch.empty(len(self.upsampling.blocks), 5, dtype=dtype, device="cpu")
-        blocks = self.upsampling.blocks
-        maps = {id(block.maps): block.maps.unbind() for block in blocks}  # blocks of a size share theirs
-        self.steps = [_Step(block, maps[id(block.maps)], sums) for block, sums in zip(blocks, self.sums, strict=True)]
-
-    def walk(self, logits: Tensor, pair: _Pair, gradient: Tensor | None) -> tuple[float, float]:
-        """The focal and dice loss of a pair; their gradients are written into `gradient` [2, h, w]."""
-        self.upsampling.load(logits)
-        target = self.upsampling.lay_out(pair.target)
-        valid = None if pair.valid is None else self.upsampling.lay_out(pair.valid)
-        for step in self.steps:
-            step.add_up(target, valid)
-            if gradient is not None:
-                step.differentiate()
-        # The blocks are added in double precision; within a block torch adds pairwise.
-        target_area, wrong, wrong_target, focal, focal_target = self.sums.double().sum(dim=0).tolist()
-        area = 1 + wrong - 2 * wrong_target + 2 * target_area
-        dice = wrong / area
+def _walk(scratch: Upsampling, logits: Tensor, pair: _Pair, gradient: Tensor | None) -> tuple[float, float]:
+    """The focal and dice loss of a pair; their gradients are written into `gradient` [2, h, w]."""
+    scratch.load(logits)
+    target = scratch.lay_out(pair.target)
+    valid = None if pair.valid is None else scratch.lay_out(pair.valid)
+    sums: list[Tensor] = []
+    for block in scratch.blocks:
+        sums.append(_add_up(block, target, valid))
         if gradient is not None:
-            of_focal, slope, slope_target = self.upsampling.gradients()
-            torch.mul(of_focal, -1 / pair.num_valid, out=gradient[0])
-            torch.mul(slope, (1 - dice) / area, out=gradient[1]).sub_(slope_target, alpha=2 / area)
-        return (0.75 * focal - 0.5 * focal_target) / pair.num_valid, dice
+            _differentiate(block)
+    # The blocks are added in double precision; within a block torch adds pairwise.
+    target_area, wrong, wrong_target, focal, focal_target = torch.stack(sums).double().sum(dim=0).tolist()
+    area = 1 + wrong - 2 * wrong_target + 2 * target_area
+    dice = wrong / area
+    if gradient is not None:
+        of_focal, slope, slope_target = scratch.gradients()
+        torch.mul(of_focal, -1 / pair.num_valid, out=gradient[0])
+        torch.mul(slope, (1 - dice) / area, out=gradient[1]).sub_(slope_target, alpha=2 / area)
+    return (0.75 * focal - 0.5 * focal_target) / pair.num_valid, dice
 
 
-class _Step:
-    """The work on one block. Each map of its scratch space, [n], holds one value after the other."""
+def _add_up(block: Block, target: Tensor, valid: Tensor | None) -> Tensor:
+    """Sums of t, p, t p, p^2 s, t p^2 s over a block. Its scratch maps hold one value after the other."""
+    z, v, p2, t, p, tp, f, tf = block.values
+    s = z
+    block.upsample()  # x
+    block.gather(target, into=3)
+    torch.addcmul(z, t, z, value=-2, out=z)  # x - 2 t x
+    torch.sigmoid(z, out=p)
+    torch.logaddexp(z, z.new_zeros(()), out=s)
+    if valid is not None:
+        block.gather(valid, into=1)
+        p *= v  # p = 0 takes a pixel out of everything but the area of the target
+        t *= v
+    torch.mul(p, t, out=tp)
+    torch.mul(p, p, out=p2)
+    torch.mul(p2, s, out=f)
+    torch.mul(f, t, out=tf)
+    return block.maps[3:8].sum(dim=1)
 
-    def __init__(self, block: Block, maps: Sequence[Tensor], sums: Tensor) -> None:
-        self.block, self.maps, self.sums = block, maps, sums
-        self.addends = block.maps[3:8]  # t, p, t p, p^2 s, t p^2 s: what is added up
-        self.zero = block.maps.new_zeros(())
 
-    def add_up(self, target: Tensor, valid: Tensor | None) -> None:
-        z, v, p2, t, p, tp, f, tf = self.maps
-        s = z
-        self.block.upsample()  # x
-        self.block.gather(target, into=3)
-        torch.addcmul(z, t, z, value=-2, out=z)  # x - 2 t x
-        torch.sigmoid(z, out=p)
-        torch.logaddexp(z, self.zero, out=s)
-        if valid is not None:
-            self.block.gather(valid, into=1)
-            p *= v  # p = 0 takes a pixel out of everything but the area of the target
-            t *= v
-        torch.mul(p, t, out=tp)
-        torch.mul(p, p, out=p2)
-        torch.mul(p2, s, out=f)
-        torch.mul(f, t, out=tf)
-        torch.sum(self.addends, dim=1, out=self.sums)
-
-    def differentiate(self) -> None:
-        s, slope, p2, t, p, tp = self.maps[:6]
-        negative_focal, slope_target = s, p2
-        torch.sub(p, p2, out=slope)  # p (1 - p)
-        torch.addcmul(p2, slope, s, value=2, out=s)  # p^2 + 2 p (1 - p) s
-        torch.mul(s, tp.sub_(p, alpha=0.75), out=negative_focal)  # times (t - 3/4) p
-        torch.mul(slope, t, out=slope_target)
-        self.block.collect()
+def _differentiate(block: Block) -> None:
+    """Collects the gradients of what `_add_up` has left in the maps, in the place of s, v and p^2."""
+    s, slope, p2, t, p, tp = block.values[:6]
+    torch.sub(p, p2, out=slope)  # p (1 - p)
+    torch.addcmul(p2, slope, s, value=2, out=s)  # p^2 + 2 p (1 - p) s
+    torch.mul(s, tp.sub_(p, alpha=0.75), out=s)  # times (t - 3/4) p: the focal loss, negative
+    torch.mul(slope, t, out=p2)  # t p (1 - p)
+    block.collect()

@@ -27,31 +27,17 @@ def matching_costs(masks_logits: Tensor, targets: Tensor, valid: Tensor | None =
     """Mean focal loss (alpha 0.25, gamma 2) and dice loss between every query and every target; no gradient.
 
     Args:
-        masks_logits: [Q, h, w] of one head and image. Computed in float32 whatever the type, except for float64.
-        targets: [N, h * w] in {0, 1}, of any type; float32 (for float64 logits, float64) is not converted, so that one
-            preparation serves all heads of a step.
-        valid: [h * w] in {0, 1}, 0 where a pixel counts for nothing.
+        masks_logits: [Q, h, w] or [Q, K] of one head and image, on the CPU. Computed in float32 whatever the type,
+            except for float64.
+        targets: [N, K] in {0, 1}, of any type; that of the computation is not converted.
+        valid: [K] in {0, 1}, 0 where a pixel counts for nothing.
 
     Returns:
         Two [Q, N] tensors of costs >= 0, float32 (float64 for float64 logits).
-
-    Raises:
-        ValueError: tensors that are not on the CPU, or whose numbers of pixels differ.
     """
-    for tensor in (masks_logits, targets, *(() if valid is None else (valid,))):
-        if tensor.device.type != "cpu":
-            raise ValueError(
-                f"matching_costs got a tensor on {tensor.device} but runs on the CPU alone; move it to the CPU, or use "
-                "maskformer.losses.pairwise_focal_cost and pairwise_dice_cost, which run anywhere."
-            )
     logits = masks_logits.detach().flatten(1)  # [Q, K]
-    num_pixels = logits.shape[1]
-    if targets.shape[1:] != (num_pixels,) or (valid is not None and valid.shape != (num_pixels,)):
-        raise ValueError(
-            f"matching_costs got targets {list(targets.shape)}{'' if valid is None else f', valid {list(valid.shape)}'}"
-            f" for logits {list(masks_logits.shape)}, expected [N, {num_pixels}] (and [{num_pixels}]): the targets at "
-            "the resolution of the logits, flattened."
-        )
+    assert logits.device.type == "cpu", "elsewhere pairwise_focal_cost and pairwise_dice_cost do the same"
+    assert targets.shape[1:] == logits.shape[1:], f"{list(targets.shape)} targets for {list(logits.shape)} logits"
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     targets = targets.to(dtype)
     valid = None if valid is None else valid.to(dtype)
@@ -80,8 +66,8 @@ def _costs(logits: Tensor, targets: Tensor, valid: Tensor | None) -> Tensor:
     products = targets.new_zeros(2 * num_queries, len(targets))
     off_sum, area, target_area = (targets.new_zeros(size) for size in (num_queries, num_queries, len(targets)))
     for start in range(0, num_pixels, PIXELS_AT_ONCE):
-        columns = slice(start, min(num_pixels, start + PIXELS_AT_ONCE))
-        block = logits[:, columns]
+        columns = slice(start, start + PIXELS_AT_ONCE)
+        block, few_targets = logits[:, columns], targets[:, columns]
         difference, probs, off, soft = maps = scratch[:, : block.numel()].view(4, *block.shape)  # [4, Q, n]
         difference.copy_(block)
         torch.sigmoid(difference, out=probs)
@@ -89,14 +75,12 @@ def _costs(logits: Tensor, targets: Tensor, valid: Tensor | None) -> Tensor:
         torch.mul(probs, probs, out=off).mul_(soft)  # 4/3 off
         soft -= difference  # softplus(-x)
         torch.sub(probs, 1, out=difference).square_().mul_(soft).sub_(off, alpha=3)  # 4 (on - off)
-        if valid is None:
-            target_area += targets[:, columns].sum(dim=1)
-        else:
+        if valid is not None:
             maps[:3] *= valid[columns]
-            target_area += targets[:, columns] @ valid[columns]
+        target_area += few_targets.sum(dim=1) if valid is None else few_targets @ valid[columns]
         off_sum += off.sum(dim=1)
         area += probs.sum(dim=1)
-        products.addmm_(maps[:2].flatten(0, 1), targets[:, columns].T)
+        products.addmm_(maps[:2].flatten(0, 1), few_targets.T)
     on_minus_off, intersection = products.view(2, num_queries, -1)  # [Q, N]
     if valid is not None:
         num_pixels = max(1.0, float(valid.sum()))

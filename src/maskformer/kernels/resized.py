@@ -10,12 +10,15 @@ Shapes: K planes, h w small map, H W output, g f rows and columns of blocks, b r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+__all__ = ["Resize"]
 
 # How far rounding may carry an interpolated value past its corners, relative to their size.
 MARGIN = 1e-6
@@ -52,10 +55,6 @@ class Axis:
         steps = torch.arange(most, device=blocks.device)
         return self.start[blocks, None] + torch.minimum(steps, self.count[blocks, None] - 1)
 
-    def spread(self, values: Tensor, dim: int) -> Tensor:
-        """One value per block to one per pixel."""
-        return values.repeat_interleave(self.count, dim)
-
 
 class Resize:
     """A resize from [h, w] to [H, W] by `scales` (pixels per cell; None where that is the ratio of the sizes)."""
@@ -78,17 +77,12 @@ class Resize:
 
     def strongest_plane(self, planes: Tensor) -> Tensor:
         """int64 [H, W]: `plain(planes).argmax(0)` for planes [K, h, w]; ties go to the lowest index."""
-        best, winner = self._best_floor(planes)
-        best = best - MARGIN * best.abs()
-        contested = torch.empty(len(planes), *best.shape, dtype=torch.bool, device=planes.device)  # [K, g, f]
-        count = torch.zeros_like(best, dtype=torch.int32)
-        for part, found in zip(self._parts(planes), contested.split(self._planes_at_once(planes)), strict=True):
-            torch.ge(self._corner(part, torch.maximum), best, out=found)
-            count += found.sum(0, dtype=torch.int32)
-        open_blocks = (count > 1).nonzero()  # [b, 2]
-        if len(open_blocks) * self._block_pixels * 2 > self.size[0] * self.size[1] * len(planes):
+        best, winner = self._corners(planes, torch.minimum).max(0)  # [g, f]: at least this much is reached
+        contested = self._corners(planes, torch.maximum) >= best - MARGIN * best.abs()  # [K, g, f]
+        open_blocks = (contested.sum(0, dtype=torch.int32) > 1).nonzero()  # [b, 2]
+        if len(open_blocks) * math.prod(self.block) * 2 > self.size[0] * self.size[1] * len(planes):
             return self.plain(planes).argmax(0)
-        result = self.columns.spread(self.rows.spread(winner, 0), 1)
+        result = self._spread(winner)
         if len(open_blocks) == 0:
             return result
         for blocks in open_blocks.split(self._blocks_at_once):
@@ -97,22 +91,18 @@ class Resize:
 
     def areas_above(self, planes: Tensor, threshold: float) -> Tensor:
         """int64 [K]: pixels of `plain(planes)` that reach the threshold."""
-        size = self.rows.count[:, None] * self.columns.count  # [g, f]
-        areas: list[Tensor] = []
-        for part in self._parts(planes):
-            inside, open_blocks = self._above(part, threshold)
-            area = (inside * size).sum((1, 2))
-            for entries in open_blocks.split(self._blocks_at_once):
-                values = self._interpolate(part, entries[:, 0], entries[:, 1:])
-                counted = (values >= threshold) & self._exists(entries[:, 1:])
-                area.index_add_(0, entries[:, 0], counted.sum((1, 2)))
-            areas.append(area)
-        return torch.cat(areas)
+        inside, open_blocks = self._above(planes, threshold)
+        # Products count faster than integers do: float32 is exact for a row, and float64 for the rows together.
+        areas = ((inside.float() @ self.columns.count.float()).double() @ self.rows.count.double()).long()
+        for entries in open_blocks.split(self._blocks_at_once):
+            reached = self._interpolate(planes, entries[:, 0], entries[:, 1:]) >= threshold
+            areas.index_add_(0, entries[:, 0], (reached & self._exists(entries[:, 1:])).sum((1, 2)))
+        return areas
 
     def mask_above(self, plane: Tensor, threshold: float) -> Tensor:
         """bool [H, W]: where `plain(plane)` of a plane [h, w] reaches the threshold."""
         inside, entries = self._above(plane[None], threshold)
-        result = self.columns.spread(self.rows.spread(inside[0], 0), 1)
+        result = self._spread(inside[0])
         for part in entries.split(self._blocks_at_once):
             values = self._interpolate(plane[None], part[:, 0], part[:, 1:])
             self._write(result, part[:, 1:], values >= threshold)
@@ -124,7 +114,7 @@ class Resize:
         first = torch.where(inside.any(0), inside.to(torch.uint8).argmax(0), len(planes))  # [g, f]
         entries = entries[entries[:, 0] < first[entries[:, 1], entries[:, 2]]]  # the others lie underneath
         first = torch.where(first < len(planes), first, -1).to(torch.int32)
-        result = self.columns.spread(self.rows.spread(first, 0), 1)
+        result = self._spread(first)
         counts = entries[:, 0].bincount(minlength=len(planes)).tolist()
         # From the last to the first, so that the first remains.
         for part in reversed(entries.split(counts)):
@@ -136,44 +126,27 @@ class Resize:
         return result
 
     @property
-    def _block_pixels(self) -> int:
-        return self.block[0] * self.block[1]
-
-    @property
     def _blocks_at_once(self) -> int:
-        return max(1, PIXELS_AT_ONCE // self._block_pixels)
+        return max(1, PIXELS_AT_ONCE // math.prod(self.block))
 
-    def _parts(self, planes: Tensor) -> Iterator[Tensor]:
-        return iter(planes.split(self._planes_at_once(planes)))
+    def _spread(self, values: Tensor) -> Tensor:
+        """One value per block [g, f] to one per pixel [H, W]."""
+        return values.repeat_interleave(self.rows.count, 0).repeat_interleave(self.columns.count, 1)
 
-    def _planes_at_once(self, planes: Tensor) -> int:
-        return max(1, VALUES_AT_ONCE // max(1, planes[0].numel()))
-
-    def _corner(self, planes: Tensor, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """The largest or smallest corner of every block, [K, h, w] -> [K, g, f]."""
+    def _corners(self, planes: Tensor, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The largest or smallest corner of every block, [K, h, w] -> [K, g, f]; a few planes at once."""
         rows, columns = self.rows, self.columns
-        picked = pick(planes[:, rows.low], planes[:, rows.high])
-        return pick(picked[:, :, columns.low], picked[:, :, columns.high])
-
-    def _best_floor(self, planes: Tensor) -> tuple[Tensor, Tensor]:
-        """What the strongest plane of each block reaches at least [g, f], and its index."""
-        best = winner = torch.empty(0)
-        first = 0
-        for part in self._parts(planes):
-            value, index = self._corner(part, torch.minimum).max(0)
-            if first == 0:
-                best, winner = value, index
-            else:
-                winner = torch.where(value > best, index + first, winner)
-                best = torch.maximum(best, value)
-            first += len(part)
-        return best, winner
+        found: list[Tensor] = []
+        for part in planes.split(max(1, VALUES_AT_ONCE // max(1, planes[:1].numel()))):
+            picked = pick(part.index_select(1, rows.low), part.index_select(1, rows.high))
+            found.append(pick(picked.index_select(2, columns.low), picked.index_select(2, columns.high)))
+        return torch.cat(found)
 
     def _above(self, planes: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
         """Blocks that reach the threshold everywhere [K, g, f], and those that do so in part, as [b, (k, g, f)]."""
         margin = MARGIN * abs(threshold)
-        inside = self._corner(planes, torch.minimum) >= threshold + margin
-        reaches = self._corner(planes, torch.maximum) >= threshold - margin
+        inside = self._corners(planes, torch.minimum) >= threshold + margin
+        reaches = self._corners(planes, torch.maximum) >= threshold - margin
         return inside, (reaches & ~inside).nonzero()
 
     def _settle(self, planes: Tensor, contested: Tensor, blocks: Tensor, result: Tensor) -> None:
@@ -221,6 +194,3 @@ class Resize:
         rows, columns = self._pixels(blocks)
         # A repeated pixel is written several times with the same value: the repetitions use its own weights.
         result[rows[:, :, None], columns[:, None, :]] = values
-
-
-__all__ = ["Resize"]

@@ -16,9 +16,8 @@ MAX_THREADS = 8
 def in_threads(work: Callable[[Iterator[int]], None], num_items: int) -> None:
     """Calls `work` in as many threads as torch uses; they share one iterator over the numbers of the items.
 
-    No thread waits for a slow one before the end. Threads inside torch's operations, instead, meet at the end of every
-    operation: with small blocks that is 100,000 times a second, and as soon as another process wants a core, they
-    spend their time waiting for each other.
+    Threads inside torch's operations, instead, meet at the end of every operation: with small blocks that is 100,000
+    times a second, and as soon as another process wants a core, they spend their time waiting for each other.
 
     Raises:
         Exception: the first that `work` raised, after all threads have ended.

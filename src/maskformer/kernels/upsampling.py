@@ -3,10 +3,11 @@
 `F.interpolate(mode="bilinear", align_corners=False)`, but as products with small matrices: torch's own kernels take
 four times as long forwards and ten times backwards, and want the whole full-size map in memory.
 
-Both classes cut the full-size map into blocks and are used alike: `load` a small map; for each block `upsample` it,
-`gather` other full-size maps of the same pixels, and `collect` gradients of these pixels; then `gradients`.
-The order of the pixels within a block is their own affair. An object is scratch space for one thread. All views of it
-are made once, because a view costs as much as a tenth of an operation on a block.
+Both classes are used alike: `load` a small map; for each block `upsample` it into the first of the block's scratch
+maps, `gather` the same pixels of other full-size maps (as `lay_out` shows them) into other scratch maps, and `collect`
+gradients of these pixels, the first G scratch maps; then read `gradients`, which the next `load` overwrites. The order
+of the pixels in a block is its own affair. An object is scratch space for one thread; its views are made once, because
+a view costs as much as a tenth of an operation on a block.
 
 Shapes: H W full-size map, h w small map, y x upsampling factors, n pixels of a block, M scratch maps of a block,
 G gradients collected at once.
@@ -15,8 +16,6 @@ G gradients collected at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -31,47 +30,6 @@ Size = tuple[int, int]
 PIXELS_AT_ONCE = 32_000
 # Narrow tiles make small matrices, but a tile twice as high as this one needs longer ones from the left.
 TILE = (256, 64)
-
-
-class Block(Protocol):
-    """Some pixels of the full-size map, and scratch space for values of them that all blocks share.
-
-    Attributes:
-        maps: [M, n]
-    """
-
-    maps: Tensor
-
-    def upsample(self) -> None:
-        """Writes the pixels into the first of the maps."""
-        ...
-
-    def gather(self, large: Tensor, into: int) -> None:
-        """Writes the same pixels of a full-size map, laid out by `Upsampling.lay_out`, into a map as 0 and 1."""
-        ...
-
-    def collect(self) -> None:
-        """Adds up gradients of the pixels, the first G of the maps."""
-        ...
-
-
-class Upsampling(Protocol):
-    """What the two ways of upsampling have in common."""
-
-    @property
-    def blocks(self) -> Sequence[Block]: ...
-
-    def load(self, small: Tensor) -> None:
-        """Takes the next map [h, w] of any floating type and forgets the gradients of the last."""
-        ...
-
-    def lay_out(self, large: Tensor) -> Tensor:
-        """A view of a full-size bool map [H, W], for `Block.gather`."""
-        ...
-
-    def gradients(self) -> Tensor:
-        """The collected gradients as gradients of the small map, [G, h, w]; valid until the next `load`."""
-        ...
 
 
 def build_upsampling(small: Size, large: Size, num_maps: int, num_gradients: int, dtype: torch.dtype) -> Upsampling:
@@ -91,27 +49,27 @@ class CellUpsampling:
     """
 
     def __init__(self, small: Size, large: Size, num_maps: int, num_gradients: int, dtype: torch.dtype) -> None:
-        (height, width), factors = small, (large[0] // small[0], large[1] // small[1])
-        self.size, self.factors = small, factors
-        weights_y, weights_x = (_cell_weights(factor).to(dtype) for factor in factors)
-        kernel = torch.einsum("ya,xb->yxab", weights_y, weights_x)  # [y, x, 3, 3]
-        self.windows = kernel.new_empty(3, 3, height, width)
-        self.collected = kernel.new_empty(num_gradients, 3, 3, height, width)
-        self.padded = kernel.new_empty(num_gradients, height + 2, width + 2)
-        num_rows = min(height, max(1, PIXELS_AT_ONCE // (factors[0] * large[1])))
-        maps = kernel.new_empty(num_maps, num_rows * factors[0] * large[1])
-        spans = [slice(top, min(height, top + num_rows)) for top in range(0, height, num_rows)]
-        scratch = {rows: _CellMaps(maps, kernel, rows, width) for rows in {span.stop - span.start for span in spans}}
+        self.size, self.factors = small, (large[0] // small[0], large[1] // small[1])
+        # The middle one of three cells has the weights of all.
+        rows, columns = (
+            _weights(3, 3 * factor, dtype)[factor : 2 * factor] for factor in self.factors
+        )  # [y, 3], [x, 3]
+        kernel = torch.kron(rows, columns)  # [yx, 9]
+        self.windows = kernel.new_empty(9, *small)
+        self.collected = kernel.new_empty(num_gradients, 9, *small)
+        num_rows = min(small[0], max(1, PIXELS_AT_ONCE // (self.factors[0] * large[1])))
+        scratch = kernel.new_empty(num_maps, *self.factors, num_rows, small[1])
+        spans = [slice(top, min(small[0], top + num_rows)) for top in range(0, small[0], num_rows)]
         self.blocks = [
-            _CellBlock(span, scratch[span.stop - span.start], self.windows, self.collected) for span in spans
+            _CellBlock(rows, kernel, scratch, self.windows[:, rows], self.collected[:, :, rows]) for rows in spans
         ]
 
     def load(self, small: Tensor) -> None:
-        height, width = self.size
+        (height, width), row = self.size, self.size[1] + 2
         # Repeating the border is what clamping the coordinates to the map amounts to.
         padded = F.pad(small[None, None].to(self.windows.dtype), (1, 1, 1, 1), mode="replicate")  # [1, 1, h+2, w+2]
         # Every third of a third is the map shifted by one pixel more.
-        self.windows.copy_(padded.as_strided((3, 3, height, width), (width + 2, 1, width + 2, 1)))
+        self.windows.view(3, 3, height, width).copy_(padded.as_strided((3, 3, height, width), (row, 1, row, 1)))
 
     def lay_out(self, large: Tensor) -> Tensor:
         (height, width), (factor_y, factor_x) = self.size, self.factors
@@ -120,52 +78,38 @@ class CellUpsampling:
 
     def gradients(self) -> Tensor:
         height, width = self.size
-        padded = self.padded.zero_()
-        for y in range(3):
-            for x in range(3):
-                padded[:, y : y + height, x : x + width] += self.collected[:, y, x]
-        for border, inside in ((0, 1), (-1, -2)):
-            padded[:, inside] += padded[:, border]
-        for border, inside in ((0, 1), (-1, -2)):
-            padded[:, :, inside] += padded[:, :, border]
+        padded = self.collected.new_zeros(len(self.collected), height + 2, width + 2)
+        for window, gradient in enumerate(self.collected.unbind(1)):
+            y, x = divmod(window, 3)
+            padded[:, y : y + height, x : x + width] += gradient
+        for axis in (1, 2):
+            for border, inside in ((0, 1), (-1, -2)):
+                padded.select(axis, inside).add_(padded.select(axis, border))
         return padded[:, 1:-1, 1:-1]
 
 
-class _CellMaps:
-    """The scratch space of blocks of the same size, seen in different ways, and the weights."""
-
-    def __init__(self, maps: Tensor, kernel: Tensor, num_rows: int, width: int) -> None:
-        size = (*kernel.shape[:2], num_rows, width)
-        self.maps = maps[:, : math.prod(size)]  # [M, n]
-        self.pixels = self.maps.view(-1, *size).unbind()  # [y, x, rows, w]
-        self.cells = self.maps.view(len(maps), size[0] * size[1], -1).unbind()  # [yx, cells]
-        self.kernel = kernel.view(-1, 9)  # [yx, 9]
-        self.kernel_transposed = self.kernel.T.contiguous()
-
-
 class _CellBlock:
-    """Rows of cells; see `CellUpsampling`."""
+    """The cells in some rows."""
 
-    def __init__(self, rows: slice, scratch: _CellMaps, windows: Tensor, collected: Tensor) -> None:
-        self.rows, self.scratch, self.maps = rows, scratch, scratch.maps
-        self.windows = _flat(windows, rows)
-        self.collected = [_flat(gradient, rows) for gradient in collected]  # [9, cells]
+    def __init__(self, rows: slice, kernel: Tensor, scratch: Tensor, windows: Tensor, collected: Tensor) -> None:
+        self.rows, self.kernel, self.kernel_transposed = rows, kernel, kernel.T.contiguous()
+        size = (*scratch.shape[1:3], rows.stop - rows.start, scratch.shape[4])
+        self.maps = scratch.flatten(1)[:, : math.prod(size)]  # [M, n]
+        self.values = self.maps.unbind()
+        self.pixels = self.maps.view(-1, *size).unbind()  # [y, x, rows, w]
+        self.cells = self.maps.view(len(scratch), len(kernel), -1).unbind()  # [yx, cells]
+        self.windows = windows.view(9, -1)  # [9, cells]
+        self.collected = collected.view(-1, *self.windows.shape).unbind()  # [9, cells]
 
     def upsample(self) -> None:
-        torch.mm(self.scratch.kernel, self.windows, out=self.scratch.cells[0])
+        torch.mm(self.kernel, self.windows, out=self.cells[0])
 
     def gather(self, large: Tensor, into: int) -> None:
-        self.scratch.pixels[into].copy_(large[:, :, self.rows])
+        self.pixels[into].copy_(large[:, :, self.rows])
 
     def collect(self) -> None:
-        for gradient, collected in zip(self.scratch.cells, self.collected, strict=False):  # the first G of the maps
-            torch.mm(self.scratch.kernel_transposed, gradient, out=collected)
-
-
-def _flat(windows: Tensor, rows: slice) -> Tensor:
-    """Some rows of [3, 3, h, w] as [9, cells]."""
-    width = windows.shape[-1]
-    return windows.view(9, -1)[:, rows.start * width : rows.stop * width]
+        for gradient, collected in zip(self.cells, self.collected, strict=False):  # the first G of the maps
+            torch.mm(self.kernel_transposed, gradient, out=collected)
 
 
 class TileUpsampling:
@@ -177,9 +121,9 @@ class TileUpsampling:
 
     def __init__(self, small: Size, large: Size, num_maps: int, num_gradients: int, dtype: torch.dtype) -> None:
         self.small = torch.empty(small, dtype=dtype, device="cpu")
-        self.collected = torch.empty(num_gradients, *small, dtype=dtype, device="cpu")
+        self.collected = self.small.new_empty(num_gradients, *small)
         rows, columns = (_spans(small[axis], large[axis], TILE[axis], dtype) for axis in (0, 1))
-        scratch = self.small.new_empty(num_maps, len(rows[0].weights) * len(columns[0].weights))
+        scratch = self.small.new_empty(num_maps, min(TILE[0], large[0]) * min(TILE[1], large[1]))
         self.blocks = [_Tile(row, column, self.small, self.collected, scratch) for row in rows for column in columns]
 
     def load(self, small: Tensor) -> None:
@@ -193,25 +137,20 @@ class TileUpsampling:
         return self.collected
 
 
-class _Span(NamedTuple):
-    """Neighbouring pixels of one axis, and the small pixels they are made of."""
-
-    large: slice
-    small: slice
-    weights: Tensor  # [large, small]
+# Neighbouring pixels of one axis, the small pixels they are made of, and the weights [large, small].
+_Span = tuple[slice, slice, Tensor]
 
 
 class _Tile:
-    """See `TileUpsampling`."""
-
     def __init__(self, rows: _Span, columns: _Span, small: Tensor, collected: Tensor, scratch: Tensor) -> None:
-        height, width = len(rows.weights), len(columns.weights)
-        self.large = rows.large, columns.large
-        self.from_left, self.from_right = rows.weights, columns.weights.T
-        self.small = small[rows.small, columns.small]
+        size = height, width = len(rows[2]), len(columns[2])
+        self.large = rows[0], columns[0]
+        self.from_left, self.from_right = rows[2], columns[2].T
+        self.small = small[rows[1], columns[1]]
         self.maps = scratch[:, : height * width]
-        self.pixels = [pixels.view(height, width) for pixels in self.maps]
-        self.collected = [gradient[rows.small, columns.small] for gradient in collected]
+        self.values = self.maps.unbind()
+        self.pixels = self.maps.view(-1, *size).unbind()
+        self.collected = collected[:, rows[1], columns[1]].unbind()
 
     def upsample(self) -> None:
         torch.mm(self.from_left @ self.small, self.from_right, out=self.pixels[0])
@@ -224,21 +163,20 @@ class _Tile:
             collected.addmm_(self.from_left.T, gradient @ self.from_right.T)
 
 
-def _spans(small: int, large: int, length: int, dtype: torch.dtype) -> list[_Span]:
+Upsampling = CellUpsampling | TileUpsampling
+Block = _CellBlock | _Tile
+
+
+def _weights(small: int, large: int, dtype: torch.dtype) -> Tensor:
+    """[large, small]: what each small pixel of an axis adds to each large one."""
     identity = torch.eye(small, dtype=dtype, device="cpu")[None]
-    weights = F.interpolate(identity, size=large, mode="linear", align_corners=False)[0].T  # [large, small]
+    return F.interpolate(identity, size=large, mode="linear", align_corners=False)[0].T.contiguous()
+
+
+def _spans(small: int, large: int, length: int, dtype: torch.dtype) -> list[_Span]:
     spans: list[_Span] = []
-    for start in range(0, large, length):
-        part = weights[start : start + length]
+    for start, part in zip(range(0, large, length), _weights(small, large, dtype).split(length), strict=True):
         used = part.any(dim=0).nonzero()
         needed = slice(int(used[0]), int(used[-1]) + 1)
-        spans.append(_Span(slice(start, start + len(part)), needed, part[:, needed].contiguous()))
+        spans.append((slice(start, start + len(part)), needed, part[:, needed].contiguous()))
     return spans
-
-
-def _cell_weights(factor: int) -> Tensor:
-    """[factor, 3] weights of the small pixels before, at and after a cell for each pixel in it, along one axis."""
-    # The centre of small pixel i lies at full-size coordinate factor * (i + 1/2).
-    offset = (torch.arange(factor, dtype=torch.float64, device="cpu") + 0.5) / factor - 0.5  # in small pixels
-    before, after = (-offset).clamp(min=0), offset.clamp(min=0)
-    return torch.stack([before, 1 - before - after, after], dim=1)

@@ -1,7 +1,4 @@
-"""The public image processor: images and segmentation maps in, a batch out; model outputs in, segments out.
-
-Names, arguments and the saved file are those of transformers' MaskFormer processor; the work is done by the pure
-functions beside this file.
+"""The public image processor: transformers' names, arguments and saved file around the pure functions of this room.
 
 Shapes: B batch, C channels, N targets, H W padded image, h w image.
 """
@@ -11,37 +8,26 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from transformers import BaseImageProcessor, BatchFeature
 
+from maskformer.processing import postprocessing
 from maskformer.processing.loading import flat_list, read_image
-from maskformer.processing.postprocessing import (
-    InferenceProtocol,
-    PanopticResult,
-    instance_segmentation,
-    panoptic_segmentation,
-    semantic_segmentation,
-)
-from maskformer.processing.preprocessing import batch_images, image_size
-from maskformer.processing.settings import FIELD_NAMES, OURS, ProcessorSettings, known_options
-from maskformer.processing.targets import build_targets, classes_per_map, read_annotations
+from maskformer.processing.preprocessing import batch_images, build_targets, image_size
+from maskformer.processing.settings import ACCEPTED, FIELD_NAMES, OURS, ProcessorSettings, known_options
 
-IdToClass = Mapping[int, int]
+IdToClass: TypeAlias = Mapping[int, int] | Sequence[Mapping[int, int]] | None
 
 
 class MaskFormerImageProcessor(BaseImageProcessor):
     """Prepares images and annotations for MaskFormer and turns its outputs into segments.
 
-    Every option of `ProcessorSettings` (where each is documented) is a keyword of the constructor, an attribute, and
-    a keyword of a single call. The older spellings `size=800, max_size=1333`, `reduce_labels` and
-    `size_divisibility` are read too.
-
-    Raises:
-        TypeError: an unknown option, naming the nearest one.
-        ValueError: an option with an impossible value.
+    Every option of `ProcessorSettings` (where each is documented, with its older spellings) is a keyword of the
+    constructor, an attribute, and a keyword of a single call. Unknown options are a TypeError that names the nearest
+    one, impossible values a ValueError.
     """
 
     model_input_names = ["pixel_values", "pixel_mask"]  # a list, as in the base class
@@ -53,21 +39,11 @@ class MaskFormerImageProcessor(BaseImageProcessor):
         for name in FIELD_NAMES:
             setattr(self, name, getattr(settings, name))
 
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  # the base takes anything
-        self,
-        images: Any,
-        segmentation_maps: Any = None,
-        instance_id_to_semantic_id: IdToClass | Sequence[IdToClass] | None = None,
-        **options: Any,
-    ) -> BatchFeature:
-        """The same as `preprocess`."""
-        return self.preprocess(images, segmentation_maps, instance_id_to_semantic_id, **options)
-
     def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]  # the base takes anything
         self,
         images: Any,
         segmentation_maps: Any = None,
-        instance_id_to_semantic_id: IdToClass | Sequence[IdToClass] | None = None,
+        instance_id_to_semantic_id: IdToClass = None,
         *,
         class_labels: Sequence[Any] | None = None,
         return_tensors: str | None = None,
@@ -86,15 +62,14 @@ class MaskFormerImageProcessor(BaseImageProcessor):
             instance_id_to_semantic_id: the class of each id of a map, for all images or one mapping per image. None:
                 the map's values are the classes.
             class_labels: one entry per image: the N classes of its masks, or None where a map is given.
-            return_tensors: "pt" for tensors, "np" for arrays, None for lists of arrays.
+            return_tensors: "pt" for tensors (on `device`), "np" for arrays, None for lists of arrays.
             input_data_format: "channels_first" or "channels_last", where an array could be read as either.
-            device: moves the tensors there.
             options: any option of the processor, for this call only.
 
         Returns:
-            `pixel_values` [B, C, H, W] float32; `pixel_mask` [B, H, W] int64, 1 = image; and with maps, lists with
-            one entry per image: `mask_labels` bool [N, H, W] (transformers' own model wants `.float()`), 0 on
-            padding, and `class_labels` int64 [N]. N may be 0.
+            `pixel_values` [B, C, H, W] float32; `pixel_mask` [B, H, W] int64, 1 = image; and with maps, per image
+            `mask_labels` bool [N, H, W] (transformers' own model wants `.float()`), 0 on padding, and `class_labels`
+            int64 [N]. N may be 0.
 
         Raises:
             ValueError: unreadable images, maps that do not fit their images, ids without a class.
@@ -104,42 +79,28 @@ class MaskFormerImageProcessor(BaseImageProcessor):
             read_image(image, settings.channels, input_data_format, f"image {index}")
             for index, image in enumerate(flat_list(images))
         )
-        batch = batch_images(pictures, settings)
-        data: dict[str, Any] = {"pixel_values": batch.pixel_values, "pixel_mask": batch.pixel_mask}
-        maps = read_annotations(segmentation_maps, class_labels, batch.original_sizes)
-        if maps is not None:
-            classes = classes_per_map(instance_id_to_semantic_id, class_labels, len(maps))
-            padded = image_size(batch.pixel_values)
-            data["mask_labels"], data["class_labels"] = build_targets(maps, classes, batch.sizes, padded, settings)
+        pixel_values, pixel_mask, sizes = batch_images(pictures, settings)
+        data: dict[str, Any] = {"pixel_values": pixel_values, "pixel_mask": pixel_mask}
+        if segmentation_maps is not None or class_labels is not None:
+            annotations = segmentation_maps, instance_id_to_semantic_id, class_labels
+            targets = build_targets(sizes, image_size(pixel_values), *annotations, settings)
+            data["mask_labels"], data["class_labels"] = targets
         return BatchFeature(_converted(data, return_tensors, device))
 
     def encode_inputs(
         self,
         pixel_values_list: Any,
         segmentation_maps: Any = None,
-        instance_id_to_semantic_id: IdToClass | Sequence[IdToClass] | None = None,
-        ignore_index: int | None = None,
-        do_reduce_labels: bool | None = None,
-        return_tensors: str | None = None,
-        input_data_format: str | None = None,
+        instance_id_to_semantic_id: IdToClass = None,
+        **options: Any,
     ) -> BatchFeature:
         """Pad images that are already resized and normalised, with their maps: `preprocess` without its first steps."""
-        return self.preprocess(
-            pixel_values_list,
-            segmentation_maps,
-            instance_id_to_semantic_id,
-            return_tensors=return_tensors,
-            input_data_format=input_data_format,
-            do_resize=False,
-            do_rescale=False,
-            do_normalize=False,
-            ignore_index=self._settings({}).ignore_index if ignore_index is None else ignore_index,
-            do_reduce_labels=do_reduce_labels,
-        )
+        steps: dict[str, Any] = dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), False)
+        given = {name: value for name, value in options.items() if value is not None}
+        return self.preprocess(pixel_values_list, segmentation_maps, instance_id_to_semantic_id, **steps | given)
 
-    # label ids to fuse are all that a processor adds to the pure functions
-    post_process_semantic_segmentation = staticmethod(semantic_segmentation)
-    post_process_instance_segmentation = staticmethod(instance_segmentation)
+    post_process_semantic_segmentation = staticmethod(postprocessing.semantic_segmentation)
+    post_process_instance_segmentation = staticmethod(postprocessing.instance_segmentation)
 
     def post_process_panoptic_segmentation(
         self,
@@ -149,24 +110,12 @@ class MaskFormerImageProcessor(BaseImageProcessor):
         overlap_mask_area_threshold: float = 0.8,
         label_ids_to_fuse: Collection[int] | None = None,
         target_sizes: Sequence[Any] | Tensor | None = None,
-        *,
-        pixel_mask: Any = None,
-        protocol: InferenceProtocol = "transformers",
-    ) -> list[PanopticResult]:
-        """Segments of every kind: `postprocessing.panoptic_segmentation`, which documents the arguments.
-
-        `label_ids_to_fuse=None` means the processor's own `label_ids_to_fuse`; an empty set fuses nothing.
-        """
-        return panoptic_segmentation(
-            outputs,
-            threshold,
-            mask_threshold,
-            overlap_mask_area_threshold,
-            self.label_ids_to_fuse if label_ids_to_fuse is None else label_ids_to_fuse,
-            target_sizes,
-            pixel_mask=pixel_mask,
-            protocol=protocol,
-        )
+        **options: Any,
+    ) -> list[postprocessing.SegmentsResult]:
+        """`postprocessing.panoptic_segmentation`; None fuses the processor's own classes, an empty set nothing."""
+        fused = self.label_ids_to_fuse if label_ids_to_fuse is None else label_ids_to_fuse
+        thresholds = threshold, mask_threshold, overlap_mask_area_threshold
+        return postprocessing.panoptic_segmentation(outputs, *thresholds, fused, target_sizes, **options)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `preprocessor_config.json`; options another library lacks only where they are set."""
@@ -181,8 +130,8 @@ class MaskFormerImageProcessor(BaseImageProcessor):
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """A processor from the content of a file; unknown entries of the file are ignored, `kwargs` override it."""
         return_unused = kwargs.pop("return_unused_kwargs", False)
-        read = {name: value for name, value in image_processor_dict.items() if _is_option(name)}
-        overrides = {name: kwargs.pop(name) for name in list(kwargs) if _is_option(name)}
+        read = {name: value for name, value in image_processor_dict.items() if name in ACCEPTED}
+        overrides = {name: kwargs.pop(name) for name in list(kwargs) if name in ACCEPTED}
         processor = cls(**{**known_options(read), **known_options(overrides)})
         return (processor, kwargs) if return_unused else processor
 
@@ -195,20 +144,8 @@ class MaskFormerFeatureExtractor(MaskFormerImageProcessor):
     """Deprecated name of `MaskFormerImageProcessor`, kept for code written before 2023."""
 
     def __init__(self, **options: Any) -> None:
-        warnings.warn(
-            "MaskFormerFeatureExtractor is the old name of MaskFormerImageProcessor; please use that one.",
-            FutureWarning,
-            stacklevel=2,
-        )
+        warnings.warn("MaskFormerFeatureExtractor is now MaskFormerImageProcessor.", FutureWarning, stacklevel=2)
         super().__init__(**options)
-
-
-def _is_option(name: str) -> bool:
-    try:
-        known_options({name: None})
-    except TypeError:
-        return False
-    return True
 
 
 def _converted(data: dict[str, Any], return_tensors: str | None, device: Any) -> dict[str, Any]:
@@ -218,11 +155,9 @@ def _converted(data: dict[str, Any], return_tensors: str | None, device: Any) ->
         raise ValueError(f"return_tensors must be 'pt', 'np' or None, got {return_tensors!r}.")
     converted: dict[str, Any] = {}
     for name, value in data.items():
+        whole = isinstance(value, Tensor)
         if kind == "pt":
-            moved = [item.to(device) for item in value] if isinstance(value, list) else value.to(device)
-            converted[name] = value if device is None else moved
-        elif kind == "np" and isinstance(value, Tensor):
-            converted[name] = value.numpy()
+            converted[name] = value.to(device) if whole else [item.to(device) for item in value]
         else:
-            converted[name] = [item.numpy() for item in value]
+            converted[name] = value.numpy() if whole and kind == "np" else [item.numpy() for item in value]
     return converted

@@ -1,7 +1,6 @@
-"""Pictures and label maps, in whatever form they come, as tensors.
+"""Pictures and label maps as tensors, of Pillow images of any mode, files, their bytes, http(s) addresses and arrays.
 
-Pillow images of any mode, files, their bytes, http(s) addresses, numpy arrays and tensors. Eight-bit pictures stay
-eight-bit: a float copy of a photograph is made only after it has been resized.
+Eight-bit pictures stay eight-bit: a float copy of a photograph is made only after it has been resized.
 
 Shapes: C channels, N masks, H W image.
 """
@@ -11,15 +10,12 @@ from __future__ import annotations
 import io
 import os
 import urllib.request
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
-
-ImageSource: TypeAlias = "Image.Image | np.ndarray | Tensor | str | Path | bytes"
 
 DOWNLOAD_TIMEOUT_SECONDS = 30
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # "I" is how Pillow reads many 16-bit files
@@ -27,11 +23,7 @@ MAP_MODES = ("1", "L", "P", *SIXTEEN_BIT_MODES)
 
 
 def flat_list(images: Any) -> list[Any]:
-    """One image, a batched 4-D array, or any nesting of lists, as a flat list of images.
-
-    Raises:
-        ValueError: nothing is left.
-    """
+    """One image, a batched 4-D array, or any nesting of lists, as a flat list of images; ValueError if it is empty."""
     if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
         images = list(images)
     found = [leaf for item in images for leaf in flat_list(item)] if isinstance(images, (list, tuple)) else [images]
@@ -56,17 +48,15 @@ def read_image(
     if isinstance(source, (str, os.PathLike, bytes, bytearray)):
         source = open_picture(source, name)
     if isinstance(source, Image.Image):
-        array = _picture_to_array(source, num_channels, name)
-        input_data_format = "channels_last"
+        array, input_data_format = _picture_to_array(source, num_channels, name), "channels_last"
     elif isinstance(source, Tensor):
-        tensor = source.detach().cpu()
-        array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        source = source.detach().cpu()
+        array = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
     elif isinstance(source, np.ndarray):
         array = source
     else:
-        raise ValueError(
-            f"{name} is a {type(source).__name__}; expected a Pillow image, an array, a tensor, a path or bytes."
-        )
+        kind = type(source).__name__
+        raise ValueError(f"{name} is a {kind}; expected a Pillow image, an array, a tensor, a path or bytes.")
     array = _channels_first(array, num_channels, input_data_format, name)
     if 0 in array.shape:
         raise ValueError(f"{name} is empty: its (channels, height, width) is {array.shape}.")
@@ -75,17 +65,20 @@ def read_image(
 
 def open_picture(source: str | os.PathLike[str] | bytes | bytearray, name: str = "the image") -> Image.Image:
     """Open and fully decode a file, its bytes, or an http(s) address; every failure is a ValueError of one sentence."""
-    if isinstance(source, (bytes, bytearray)):
-        stream: Any = io.BytesIO(source)
-    elif isinstance(source, str) and source.startswith(("http://", "https://")):
-        stream, name = io.BytesIO(_download(source, name)), f"{name} ({source})"
-    else:
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        try:
+            with urllib.request.urlopen(source, timeout=DOWNLOAD_TIMEOUT_SECONDS) as reply:
+                name, source = f"{name} ({source})", reply.read()
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{name} could not be downloaded from {source} ({error}); check the connection or pass a local file."
+            ) from error
+    elif not isinstance(source, (bytes, bytearray)):
         name = f"{name} ({os.fspath(source)})"
         if not os.path.isfile(source):
             raise ValueError(f"{name} is not a file; check the path.")
-        stream = os.fspath(source)
     try:
-        with Image.open(stream) as picture:
+        with Image.open(io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source) as picture:
             picture.load()
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} cannot be read as a picture ({error}); it may be damaged or cut off.") from error
@@ -102,47 +95,24 @@ def read_label_map(source: Any, name: str = "the segmentation map") -> Tensor:
         source = open_picture(source, name)
     if isinstance(source, Image.Image):
         if source.mode not in MAP_MODES:
-            raise ValueError(
-                f"{name} is a {source.mode} picture; expected one number per pixel (a COCO panoptic file holds "
-                "id = R + 256 G + 65536 B)."
-            )
+            hint = "a COCO panoptic file holds id = R + 256 G + 65536 B"
+            raise ValueError(f"{name} is a {source.mode} picture; expected one number per pixel ({hint}).")
         source = np.array(_upright(source))
     array = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
-    if array.dtype == np.bool_ or (array.dtype.kind == "u" and array.dtype != np.uint8):
-        # torch has no arithmetic for wide unsigned integers
-        array = array.astype(np.uint8 if array.dtype == np.bool_ else np.int64)
-    if array.dtype.kind == "f" and array.ndim == 3 and bool(np.isin(array, (0.0, 1.0)).all()):
+    is_mask = array.dtype.kind == "f" and array.ndim == 3 and bool(np.isin(array, (0.0, 1.0)).all())
+    if is_mask or array.dtype.kind == "b":
         array = array.astype(np.uint8)
+    elif array.dtype.kind == "u" and array.dtype != np.uint8:
+        array = array.astype(np.int64)  # torch has no arithmetic for wide unsigned integers
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name} holds {array.dtype} values; expected integer ids, for example map.astype('int64').")
     return _as_tensor(array)
 
 
-def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """(height, width) after the EXIF orientation: what `target_sizes` should be for this picture."""
-    picture.load()  # a TIFF file is turned on loading, and no longer says so afterwards
-    width, height = picture.size
-    return (width, height) if _orientation(picture) >= 5 else (height, width)
-
-
-def _orientation(picture: Image.Image) -> int:
-    value = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
 def _upright(picture: Image.Image) -> Image.Image:
     # exif_transpose copies the picture even when there is nothing to turn
-    return ImageOps.exif_transpose(picture) if _orientation(picture) != 1 else picture
-
-
-def _download(address: str, name: str) -> bytes:
-    try:
-        with urllib.request.urlopen(address, timeout=DOWNLOAD_TIMEOUT_SECONDS) as reply:
-            return reply.read()
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{name} could not be downloaded from {address} ({error}); check the connection or pass a local file."
-        ) from error
+    turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    return ImageOps.exif_transpose(picture) if turned else picture
 
 
 def _picture_to_array(picture: Image.Image, num_channels: int, name: str) -> np.ndarray:
@@ -151,8 +121,7 @@ def _picture_to_array(picture: Image.Image, num_channels: int, name: str) -> np.
         picture = _upright(picture)
         if picture.mode in SIXTEEN_BIT_MODES:
             return np.array(picture).clip(0, 65535).astype(np.uint16)
-        bands = len(picture.getbands())
-        if picture.mode == "F" or (bands == num_channels and num_channels not in (1, 3)):
+        if picture.mode == "F" or (len(picture.getbands()) == num_channels and num_channels not in (1, 3)):
             return np.array(picture)
         if num_channels not in (1, 3):
             raise ValueError(f"{name} is a {picture.mode} picture; expected {num_channels} channels, pass an array.")
@@ -172,8 +141,7 @@ def _channels_first(array: np.ndarray, num_channels: int, data_format: str | Non
         raise ValueError(f"{name} has {array.ndim} dimensions; expected [H, W], [H, W, C] or [C, H, W].")
     layouts = {"channels_first": array.shape[0], "channels_last": array.shape[2]}
     if data_format is not None:
-        # an enumeration member whose value is the word, or the word itself
-        chosen = str(getattr(data_format, "value", data_format))
+        chosen = str(getattr(data_format, "value", data_format))  # an enumeration member or the word itself
         if chosen not in layouts:
             raise ValueError(f"input_data_format must be 'channels_first' or 'channels_last', got {chosen!r}.")
         layouts = {chosen: layouts[chosen]}
@@ -189,20 +157,18 @@ def _channels_first(array: np.ndarray, num_channels: int, data_format: str | Non
 
 def _eight_bit_or_float(array: np.ndarray, name: str) -> np.ndarray:
     kind = array.dtype.kind
-    if array.dtype == np.uint8:
-        return array
-    if kind == "b":
-        return array.astype(np.uint8) * 255
     if kind == "f":
         return array.astype(np.float32, copy=False)
-    if array.dtype.itemsize == 2 and kind == "u":
+    if kind == "b":
+        return array.astype(np.uint8) * 255
+    if kind == "u" and array.dtype.itemsize == 2:
         return ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     if kind not in "iu":
         raise ValueError(f"{name} holds {array.dtype} values; expected integers or floats.")
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high > 255:
-        raise ValueError(f"{name} holds {array.dtype} values from {low} to {high}; expected 0..255, uint16 or floats.")
-    return array.astype(np.uint8)
+    if array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
+        span = f"from {array.min()} to {array.max()}"
+        raise ValueError(f"{name} holds {array.dtype} values {span}; expected 0..255, uint16 or floats.")
+    return array.astype(np.uint8, copy=False)
 
 
 def _as_tensor(array: np.ndarray) -> Tensor:

@@ -1,16 +1,20 @@
-"""From decoded images to one normalised batch: output sizes, resizing, normalising, padding. Pure functions.
+"""From decoded images and their annotations to one training batch: sizes, resizing, normalising, padding, targets.
 
 The published settings stretch the resized image to a multiple of 32 (`size_divisor`); the authors pad instead
 (`pad_size_divisor`). Batches are padded at the bottom and right with 0, after normalisation.
 
-Shapes: B batch, C channels, N masks, H W image.
+Which segments a map has is read off its resized form, so every target has at least one pixel. Rules for labels:
+a pixel is ignored when its id or its class is `ignore_index`, and with `do_reduce_labels` also when either is 0;
+all other classes then move down by one.
+
+Shapes: B batch, C channels, N targets, H W padded image, h w image.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskformer.processing.loading import read_label_map
 from maskformer.processing.settings import ProcessorSettings
 
 Size: TypeAlias = tuple[int, int]
@@ -25,30 +30,46 @@ Size: TypeAlias = tuple[int, int]
 NEAREST, BILINEAR = 0, 2  # Pillow's numbers
 
 
-class ImageBatch(NamedTuple):
-    """A normalised batch, and the (height, width) of each image before resizing and in the batch."""
+def batch_images(
+    pictures: Iterable[Tensor], settings: ProcessorSettings
+) -> tuple[Tensor, Tensor, list[tuple[Size, Size]]]:
+    """Resize, normalise and pad decoded images [C, h, w], taken one at a time; grey ones fill all channels.
 
-    pixel_values: Tensor
-    pixel_mask: Tensor
-    original_sizes: list[Size]
-    sizes: list[Size]
-
-
-def batch_images(pictures: Iterable[Tensor], settings: ProcessorSettings) -> ImageBatch:
-    """Resize, normalise and pad decoded images [C, h, w], which are taken one at a time."""
-    resized: list[Tensor] = []
-    original_sizes: list[Size] = []
+    Returns:
+        pixel_values [B, C, H, W] float32, pixel_mask [B, H, W] int64 with 1 = image, and each image's size before and
+        after resizing.
+    """
+    images: list[Tensor] = []
+    originals: list[Size] = []
     for picture in pictures:
         size = image_size(picture)
-        original_sizes.append(size)
-        if settings.do_rescale:
-            _warn_if_rescaled_twice(picture, settings.rescale_factor)
+        originals.append(size)
+        if settings.do_rescale and settings.rescale_factor < 1:
+            _warn_if_rescaled_twice(picture)
         if settings.do_resize:
             size = resized_size(*size, settings.size, settings.size_divisor)
-        resized.append(resize_image(picture, size, settings.resample))
-    sizes = [image_size(picture) for picture in resized]
-    pixel_values, pixel_mask = normalized_batch(resized, padded_size(sizes, settings), settings)
-    return ImageBatch(pixel_values, pixel_mask, original_sizes, sizes)
+        images.append(resize_image(picture, size, settings.resample))
+    sizes = [image_size(image) for image in images]
+    padded = padded_size(sizes, settings)
+    pixel_values = torch.zeros(len(images), settings.channels, *padded)
+    pixel_mask = torch.zeros(len(images), *padded, dtype=torch.int64)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (settings.image_mean, settings.image_std))
+    for values, mask, image, (height, width) in zip(pixel_values, pixel_mask, images, sizes, strict=True):
+        window = values[:, :height, :width]
+        window.copy_(image)
+        if settings.do_rescale:
+            window.mul_(settings.rescale_factor)
+        if settings.do_normalize:
+            window.sub_(mean).div_(std)
+        mask[:height, :width] = 1
+    return pixel_values, pixel_mask, list(zip(originals, sizes, strict=True))
+
+
+def _warn_if_rescaled_twice(image: Tensor) -> None:
+    # floats in 0..1 divided by 255 again come out black: worth a warning, but they may be meant so
+    if image.is_floating_point() and 0 < float(image.max()) <= 1:
+        message = "an image holds floats up to 1; pass do_rescale=False for images that are already in 0..1."
+        warnings.warn(message, UserWarning, stacklevel=5)
 
 
 def image_size(image: Tensor) -> Size:
@@ -66,9 +87,8 @@ def resized_size(height: int, width: int, size: Mapping[str, int], size_divisor:
     else:
         short, long = _edges(min(height, width), max(height, width), size["shortest_edge"], size.get("longest_edge"))
         new_height, new_width = (long, short) if width < height else (short, long)
-    divisor = max(size_divisor, 1)
     # a very thin image would round to nothing
-    return -(-max(new_height, 1) // divisor) * divisor, -(-max(new_width, 1) // divisor) * divisor
+    return _round_up((max(new_height, 1), max(new_width, 1)), size_divisor)
 
 
 def _edges(short: int, long: int, shortest: int, longest: int | None) -> Size:
@@ -77,9 +97,12 @@ def _edges(short: int, long: int, shortest: int, longest: int | None) -> Size:
     if longest is not None and long / short * shortest > longest:
         exact = longest * short / long
     new_short = round(exact)
-    if new_short == short:
-        return short, long
-    return new_short, int(exact * long / short)
+    return (short, long) if new_short == short else (new_short, int(exact * long / short))
+
+
+def _round_up(size: Size, divisor: int) -> Size:
+    divisor = max(divisor, 1)
+    return -(-size[0] // divisor) * divisor, -(-size[1] // divisor) * divisor
 
 
 def resize_image(image: Tensor, size: Size, resample: int = BILINEAR) -> Tensor:
@@ -87,7 +110,7 @@ def resize_image(image: Tensor, size: Size, resample: int = BILINEAR) -> Tensor:
 
     Bilinear runs in torch's native antialiased kernel (several times Pillow's speed), the other filters in Pillow.
     """
-    if tuple(image.shape[-2:]) == size:
+    if image_size(image) == size:
         return image
     if resample == NEAREST:
         return resize_labels(image, size)
@@ -100,20 +123,15 @@ def resize_image(image: Tensor, size: Size, resample: int = BILINEAR) -> Tensor:
 
 def resize_labels(labels: Tensor, size: Size) -> Tensor:
     """Resize [..., H, W] of any dtype by picking the nearest value; picks exactly the pixels Pillow picks."""
-    height, width = labels.shape[-2:]
-    if (height, width) == size:
-        return labels
-    rows, columns = _nearest_index(height, size[0]), _nearest_index(width, size[1])
-    return labels.index_select(-2, rows).index_select(-1, columns)
-
-
-def _nearest_index(source: int, target: int) -> Tensor:
-    """Which source pixel each target pixel shows."""
-    # Pillow adds up the step in double precision instead of multiplying; where a centre falls on a pixel boundary
-    # the accumulated rounding decides, so it is repeated here.
-    steps = np.full(target, source / target)
-    steps[0] *= 0.5
-    return torch.from_numpy(np.minimum(np.cumsum(steps).astype(np.int64), source - 1))
+    for dim, (old, new) in enumerate(zip(image_size(labels), size, strict=True), start=-2):
+        if old != new:
+            # Pillow adds up the step in double precision instead of multiplying; where a centre falls on a pixel
+            # boundary the accumulated rounding decides, so it is repeated here.
+            steps = np.full(new, old / new)
+            steps[0] *= 0.5
+            picked = np.minimum(np.cumsum(steps).astype(np.int64), old - 1)
+            labels = labels.index_select(dim, torch.from_numpy(picked))
+    return labels
 
 
 def padded_size(sizes: Sequence[Size], settings: ProcessorSettings) -> Size:
@@ -122,47 +140,136 @@ def padded_size(sizes: Sequence[Size], settings: ProcessorSettings) -> Size:
     Raises:
         ValueError: `pad_size` is smaller than an image, or sizes differ and `do_pad` is off.
     """
-    height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
+    largest = max(size[0] for size in sizes), max(size[1] for size in sizes)
     if not settings.do_pad:
         if len(set(sizes)) > 1:
             raise ValueError(f"images of different sizes {sorted(set(sizes))} need do_pad=True to form a batch.")
-        return height, width
+        return largest
     if settings.pad_size is not None:
         wanted = settings.pad_size["height"], settings.pad_size["width"]
-        if wanted[0] < height or wanted[1] < width:
-            raise ValueError(f"pad_size {wanted} is smaller than an image of {(height, width)}; enlarge it.")
-        height, width = wanted
-    divisor = max(settings.pad_size_divisor, 1)
-    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+        if wanted[0] < largest[0] or wanted[1] < largest[1]:
+            raise ValueError(f"pad_size {wanted} is smaller than an image of {largest}; enlarge it.")
+        largest = wanted
+    return _round_up(largest, settings.pad_size_divisor)
 
 
-def normalized_batch(images: Sequence[Tensor], size: Size, settings: ProcessorSettings) -> tuple[Tensor, Tensor]:
-    """Rescale, normalise and pad: (pixel_values [B, C, H, W] float32, pixel_mask [B, H, W] int64 with 1 = image).
+def build_targets(
+    sizes: list[tuple[Size, Size]],
+    padded: Size,
+    segmentation_maps: Any,
+    mapping: Any,
+    class_labels: Sequence[Any] | None,
+    settings: ProcessorSettings,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """mask_labels bool [N, H, W] and class_labels int64 [N] of each image.
 
-    Grey images fill all channels.
+    Sizes are those of `batch_images`; the annotations are `MaskFormerImageProcessor.preprocess`'s, as are the errors.
     """
-    pixel_values = torch.zeros(len(images), settings.channels, *size)
-    pixel_mask = torch.zeros(len(images), *size, dtype=torch.int64)
-    mean = torch.tensor(settings.image_mean).view(-1, 1, 1)
-    std = torch.tensor(settings.image_std).view(-1, 1, 1)
-    for values, mask, image in zip(pixel_values, pixel_mask, images, strict=True):
-        height, width = image.shape[-2:]
-        window = values[:, :height, :width]
-        window.copy_(image)
-        if settings.do_rescale:
-            window.mul_(settings.rescale_factor)
-        if settings.do_normalize:
-            window.sub_(mean).div_(std)
-        mask[:height, :width] = 1
-    return pixel_values, pixel_mask
+    if segmentation_maps is None:
+        raise ValueError("class_labels were given without segmentation_maps; pass the masks they belong to.")
+    maps = _map_list(segmentation_maps, class_labels is not None and len(sizes) == 1)
+    mappings = list(mapping) if isinstance(mapping, (list, tuple)) else [mapping] * len(sizes)
+    given = [None] * len(sizes) if class_labels is None else list(class_labels)
+    lists = {"segmentation_maps": maps, "instance_id_to_semantic_id": mappings, "class_labels": given}
+    for name, entries in lists.items():
+        if len(entries) != len(sizes):
+            raise ValueError(f"{name} has {len(entries)} entries for {len(sizes)} images; pass one per image.")
+    ignored = {settings.ignore_index, 0 if settings.do_reduce_labels else None}
+    all_masks: list[Tensor] = []
+    all_labels: list[Tensor] = []
+    for index, (source, classes, labels, (before, after)) in enumerate(zip(maps, mappings, given, sizes, strict=True)):
+        name = f"segmentation map {index}"
+        label_map = resize_labels(_read_map(source, before, labels is not None, name), after)
+        if labels is None:
+            segments = _map_segments(label_map, classes, ignored, name)
+        else:
+            segments = _mask_segments(label_map, labels, name)
+        segments = {key: label for key, label in segments.items() if label not in ignored}
+        all_masks.append(binary_masks(label_map, list(segments), padded))
+        all_labels.append(_final_labels(list(segments.values()), settings, name))
+    return all_masks, all_labels
 
 
-def _warn_if_rescaled_twice(image: Tensor, rescale_factor: float) -> None:
-    # floats in 0..1 divided by 255 again come out black: worth a warning, but they may be meant so
-    if rescale_factor < 1 and image.is_floating_point() and 0 < float(image.max()) <= 1:
-        warnings.warn(
-            f"an image holds floats up to 1 and is multiplied by rescale_factor={rescale_factor:.4g} again; "
-            "pass do_rescale=False for images that are already in 0..1.",
-            UserWarning,
-            stacklevel=5,
+def _map_list(segmentation_maps: Any, one_stack: bool) -> list[Any]:
+    """One source per image, of a single map (or stack), a list, or an array of all maps."""
+    single = not isinstance(segmentation_maps, (list, tuple))
+    if isinstance(segmentation_maps, (np.ndarray, Tensor)):
+        single = segmentation_maps.ndim == 2 or (segmentation_maps.ndim == 3 and one_stack)
+    return [segmentation_maps] if single else list(segmentation_maps)
+
+
+def _read_map(source: Any, size: Size, is_stack: bool, name: str) -> Tensor:
+    """A map [h, w] or stack of masks [N, h, w] of the image's size."""
+    empty = isinstance(source, (list, tuple)) and len(source) == 0
+    label_map = torch.zeros(0, *size, dtype=torch.uint8) if empty else read_label_map(source, name)
+    if not is_stack and label_map.ndim == 3 and len(label_map) == 1:
+        label_map = label_map[0]
+    if label_map.ndim != (3 if is_stack else 2):
+        wanted = "[N, h, w] with class_labels" if is_stack else "[h, w], or class_labels for masks [N, h, w]"
+        raise ValueError(f"{name} has shape {tuple(label_map.shape)}; expected {wanted}.")
+    if (found := image_size(label_map)) != size:
+        raise ValueError(f"{name} is {found} but its image is {size} (height, width); they must match.")
+    return label_map
+
+
+def _map_segments(
+    label_map: Tensor, classes: Mapping[int, int] | None, ignored: set[int | None], name: str
+) -> dict[int, int]:
+    """The class of each id in a map; its ids are the classes where there is no mapping."""
+    ids = [value for value in present_ids(label_map) if value not in ignored]
+    if classes is None:
+        return {value: value for value in ids}
+    missing = [value for value in ids if value not in classes]
+    if missing:
+        raise ValueError(
+            f"{name} holds the ids {missing[:5]}, for which instance_id_to_semantic_id has no class; "
+            "add them or mark their pixels with ignore_index."
         )
+    return {value: int(classes[value]) for value in ids}
+
+
+def _mask_segments(masks: Tensor, labels: Sequence[int] | Tensor, name: str) -> dict[int, int]:
+    """The class of each mask, by its place in the stack; empty masks are left out."""
+    if len(masks) != len(labels):
+        raise ValueError(
+            f"{name} has shape {tuple(masks.shape)} and {len(labels)} class_labels; expected [N, H, W] and N labels."
+        )
+    if not masks.eq(masks.ne(0)).all():
+        raise ValueError(f"{name} holds {int(masks.min())}..{int(masks.max())}; masks must be 0 and 1, use masks > 0.")
+    present = masks.flatten(1).any(1).nonzero().flatten().tolist()
+    return {index: int(labels[index]) for index in present}
+
+
+def present_ids(label_map: Tensor) -> list[int]:
+    """The distinct values of an integer map, ascending."""
+    if label_map.numel() == 0:
+        return []
+    low, high = (int(value) for value in label_map.aminmax())
+    if low < 0 or high >= 2**20:
+        return label_map.unique().tolist()
+    # counting is many times faster than the sort inside unique()
+    return label_map.flatten().bincount().nonzero().flatten().tolist()
+
+
+def binary_masks(label_map: Tensor, keys: Sequence[int], size: Size) -> Tensor:
+    """bool [N, H, W]: where a map [h, w] equals each key, or the masks [*, h, w] at these places; 0 on the padding."""
+    height, width = image_size(label_map)
+    masks = torch.zeros(len(keys), *size, dtype=torch.bool)
+    for mask, key in zip(masks[:, :height, :width], keys, strict=True):
+        if label_map.ndim == 2:
+            torch.eq(label_map, key, out=mask)
+        else:
+            mask.copy_(label_map[key])
+    return masks
+
+
+def _final_labels(labels: list[int], settings: ProcessorSettings, name: str) -> Tensor:
+    first, num_labels = int(settings.do_reduce_labels), settings.num_labels
+    for label in labels:
+        if label < first or (num_labels is not None and label - first >= num_labels):
+            allowed = "at least 0" if num_labels is None else f"0..{num_labels - 1}"
+            raise ValueError(
+                f"{name} holds class {label}, which becomes label {label - first}; labels must be {allowed}: "
+                "set ignore_index, do_reduce_labels or num_labels to match the annotation."
+            )
+    return torch.tensor(labels, dtype=torch.int64) - first

@@ -13,15 +13,11 @@ from typing import Any
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PUBLISHED_EDGES = {"shortest_edge": 800, "longest_edge": 1333}
-SIZE_KEYS = (
-    {"shortest_edge", "longest_edge"},
-    {"shortest_edge"},
-    {"height", "width"},
-    {"max_height", "max_width"},
-)
+SIZE_KEYS = ({"shortest_edge", "longest_edge"}, {"shortest_edge"}, {"height", "width"}, {"max_height", "max_width"})
 
 # Older names in published files. The newer name wins where a file has both.
 RENAMED = {"reduce_labels": "do_reduce_labels", "size_divisibility": "size_divisor"}
+MAX_SIZES = ("max_size", "_max_size")
 
 # Written by other releases; none of them changes what this processor computes.
 WITHOUT_EFFECT = {
@@ -78,13 +74,26 @@ class ProcessorSettings:
         for name in ("image_mean", "image_std"):
             if isinstance(chosen.get(name), Iterable):
                 chosen[name] = tuple(float(value) for value in chosen[name])
-        if chosen.get("pad_size") is not None:
-            chosen["pad_size"] = _pad_size_dict(chosen["pad_size"])
+        if (pad_size := chosen.get("pad_size")) is not None:
+            chosen["pad_size"] = _size_dict([pad_size] * 2 if isinstance(pad_size, int) else pad_size)
+            if set(chosen["pad_size"]) != {"height", "width"}:
+                raise ValueError(f"pad_size must hold height and width in pixels, got {pad_size}.")
         if chosen.get("label_ids_to_fuse") is not None:
             chosen["label_ids_to_fuse"] = sorted(int(label) for label in chosen["label_ids_to_fuse"])
         chosen["resample"] = int(chosen.get("resample", cls.resample))
         settings = cls(**chosen)
-        settings._check()
+        if settings.resample not in range(6):
+            raise ValueError(f"resample must be a Pillow filter from 0 to 5, got {settings.resample}; bilinear is 2.")
+        for name in ("size_divisor", "pad_size_divisor"):
+            if getattr(settings, name) < 0:
+                raise ValueError(f"{name} must be 0 (off) or a positive number, got {getattr(settings, name)}.")
+        for name in ("image_mean", "image_std"):
+            value = getattr(settings, name)
+            if settings.do_normalize and isinstance(value, tuple) and len(value) not in (1, settings.channels):
+                raise ValueError(
+                    f"{name} has {len(value)} values for images of {settings.channels} channels; "
+                    "give image_mean and image_std one value per channel, or pass do_normalize=False."
+                )
         return settings
 
     @property
@@ -94,69 +103,42 @@ class ProcessorSettings:
             return self.num_channels
         return len(self.image_mean) if isinstance(self.image_mean, tuple) else 3
 
-    def _check(self) -> None:
-        if self.resample not in range(6):
-            raise ValueError(f"resample must be one of Pillow's filters 0 to 5, got {self.resample}; bilinear is 2.")
-        for name in ("size_divisor", "pad_size_divisor"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 (off) or a positive number, got {getattr(self, name)}.")
-        for name in ("image_mean", "image_std"):
-            value = getattr(self, name)
-            if self.do_normalize and isinstance(value, tuple) and len(value) not in (1, self.channels):
-                raise ValueError(
-                    f"{name} has {len(value)} values for images of {self.channels} channels; "
-                    "give image_mean and image_std one value per channel, or pass do_normalize=False."
-                )
-
 
 FIELD_NAMES = tuple(field.name for field in fields(ProcessorSettings))
-_NULLABLE = ("ignore_index", "num_labels", "pad_size", "num_channels", "label_ids_to_fuse")
+ACCEPTED = {*FIELD_NAMES, *RENAMED, *MAX_SIZES, *WITHOUT_EFFECT}
+NULLABLE = ("ignore_index", "num_labels", "pad_size", "num_channels", "label_ids_to_fuse")
 
 
 def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options under today's names; None means "the default" except where None is a value of its own.
-
-    Raises:
-        TypeError: a name that no release of the processor has.
-    """
+    """The options under today's names, None only where it is a value of its own; TypeError for an unknown name."""
     chosen: dict[str, Any] = {}
     for name, value in options.items():
-        today = RENAMED.get(name, name)
-        if today in FIELD_NAMES:
-            if (value is not None or today in _NULLABLE) and not (today != name and today in options):
-                chosen[today] = value
-        elif name not in WITHOUT_EFFECT and name not in ("max_size", "_max_size"):
+        if name not in ACCEPTED:
             close = difflib.get_close_matches(name, FIELD_NAMES, n=1)
             hint = f"did you mean {close[0]}?" if close else f"the options are {', '.join(FIELD_NAMES)}."
             raise TypeError(f"the image processor has no option {name!r}; {hint}")
+        today = RENAMED.get(name, name)
+        superseded = today != name and today in options
+        if today in FIELD_NAMES and not superseded and (value is not None or today in NULLABLE):
+            chosen[today] = value
     longest = options.get("max_size", options.get("_max_size"))
     if "size" in chosen or longest is not None:
-        chosen["size"] = size_dict(chosen.get("size"), longest)
+        chosen["size"] = _size_dict(chosen.get("size"), longest)
     return chosen
 
 
-def size_dict(size: Any, max_size: int | None = None) -> dict[str, int]:
+def _size_dict(size: Any, max_size: int | None = None) -> dict[str, int]:
     """`size` as a dictionary; an int is a shortest edge (longest: `max_size`), a pair is (height, width)."""
-    if size is None:
-        return {**PUBLISHED_EDGES, **({} if max_size is None else {"longest_edge": int(max_size)})}
-    if isinstance(size, int):
-        return {"shortest_edge": size, **({} if max_size is None else {"longest_edge": int(max_size)})}
-    if isinstance(size, (list, tuple)) and len(size) == 2:
+    if size is None or isinstance(size, int):
+        edges = PUBLISHED_EDGES if size is None else {"shortest_edge": size}
+        size = edges if max_size is None else {**edges, "longest_edge": max_size}
+    elif isinstance(size, (list, tuple)) and len(size) == 2:
         size = {"height": size[0], "width": size[1]}
     try:
         chosen = {str(key): int(value) for key, value in dict(size).items() if value is not None}
     except (TypeError, ValueError):
         chosen = {}
     if set(chosen) not in SIZE_KEYS or min(chosen.values()) < 1:
-        raise ValueError(
-            f"size must hold positive shortest_edge and longest_edge, height and width, or max_height and max_width, "
-            f"got {size}."
-        )
-    return chosen
-
-
-def _pad_size_dict(size: Any) -> dict[str, int]:
-    chosen = size_dict({"height": size, "width": size} if isinstance(size, int) else size)
-    if set(chosen) != {"height", "width"}:
-        raise ValueError(f"pad_size must hold height and width in pixels, got {size}.")
+        wanted = "shortest_edge and longest_edge, height and width, or max_height and max_width"
+        raise ValueError(f"size must hold positive {wanted}, got {size}.")
     return chosen

@@ -1,4 +1,4 @@
-"""Backbones: `build_backbone` makes one from a transformers configuration (the paper's section 3.2, "pixel-level module").
+"""Backbones: `build_backbone` makes one from a transformers configuration (paper section 3.2, pixel-level module).
 
 Swin and ResNet are ours (`swin.py`, `resnet.py`); any other that transformers' AutoBackbone knows is taken from there.
 `contract.py` says what a decoder may ask of all of them. This is the one file of the folder that knows transformers.
@@ -14,21 +14,16 @@ from transformers.activations import ACT2FN
 
 from maskformer.modeling.backbones.contract import (
     NUM_MAPS,
-    Backbone,
     FeatureMaps,
-    HasFeatureMaps,
     check_map_sizes,
 )
 from maskformer.modeling.backbones.resnet import FrozenBatchNorm2d, LayerOptions, ResNetBackbone
-from maskformer.modeling.backbones.swin import BlockOptions, SwinBackbone, WindowSelfAttention
+from maskformer.modeling.backbones.swin import BlockOptions, SwinBackbone
 
 __all__ = [
-    "Backbone",
-    "FeatureMaps",
-    "HasFeatureMaps",
     "build_backbone",
+    "FeatureMaps",
     "SwinBackbone",
-    "WindowSelfAttention",
     "ResNetBackbone",
     "FrozenBatchNorm2d",
 ]
@@ -42,7 +37,7 @@ def build_backbone(
     norm: Literal["batch", "frozen"] = "batch",
     stem: Literal["basic", "deeplab"] = "basic",
 ) -> nn.Module:
-    """A backbone (see `contract.Backbone`) with random weights for a `backbone_config` of transformers.
+    """A backbone (see `contract.py`) with random weights for a `backbone_config` of transformers.
 
     `norm` and `stem` are for ResNet: "frozen" holds the batch normalisation's four tensors constant, "deeplab" is the
     three-convolution stem with the dilated last stage. For Swin and ResNet all four maps come out, whatever
@@ -57,8 +52,8 @@ def build_backbone(
         return _build_resnet(config, norm, stem)
     if norm != "batch" or stem != "basic":
         raise ValueError(
-            f"Got norm={norm!r} and stem={stem!r} for a {config.model_type!r} backbone, expected 'batch' and 'basic': the "
-            "others exist for ResNet alone."
+            f"Got norm={norm!r} and stem={stem!r} for a {config.model_type!r} backbone, expected 'batch' and 'basic': "
+            "the others exist for ResNet alone."
         )
     if config.model_type in ("swin", "maskformer-swin"):
         return _build_swin(config)
@@ -70,6 +65,7 @@ def _build_swin(config: Any) -> SwinBackbone:
     if patch_rows != patch_columns:
         raise ValueError(f"Swin got patch_size={config.patch_size}, expected square patches: give one integer.")
     image_rows, image_columns = _pair(config.image_size)
+    grid = (image_rows // patch_rows, image_columns // patch_rows)
     options = BlockOptions(
         window_size=config.window_size,
         activation=_activation(config.hidden_act),
@@ -87,9 +83,7 @@ def _build_swin(config: Any) -> SwinBackbone:
         num_channels=config.num_channels,
         patch_size=patch_rows,
         drop_path=config.drop_path_rate,
-        position_grid=(image_rows // patch_rows, image_columns // patch_rows)
-        if config.use_absolute_embeddings
-        else None,
+        position_grid=grid if config.use_absolute_embeddings else None,
     )
 
 
@@ -120,8 +114,8 @@ def _build_any(config: PreTrainedConfig) -> nn.Module:
         if "Unrecognized configuration class" not in str(error):
             raise
         raise ValueError(
-            f"Got a {config.model_type!r} configuration as backbone_config, expected one that transformers' AutoBackbone "
-            "knows: for example 'swin', 'resnet' or 'convnext'."
+            f"Got a {config.model_type!r} configuration as backbone_config, expected one that transformers' "
+            "AutoBackbone knows: for example 'swin', 'resnet' or 'convnext'."
         ) from error
     num_maps = len(backbone.channels)
     if num_maps != NUM_MAPS:

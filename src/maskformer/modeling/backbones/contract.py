@@ -1,4 +1,4 @@
-"""What every backbone promises, so that a decoder never asks which one it has (the paper's section 3.2, "pixel-level module").
+"""What every backbone promises, so that a decoder never asks which one it has (paper section 3.2, pixel-level module).
 
 A backbone is a module with the attributes `channels` and `strides` (four integers each, finest map first). Called with
 `pixel_values` [B, 3, H, W] it returns an object whose `feature_maps` are four tensors [B, channels[i], h_i, w_i] with
@@ -7,7 +7,7 @@ h_i, w_i the image's size over `strides[i]`, rounded down or up.
 B batch, H W image, h_i w_i size of map i.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ NUM_MAPS = 4
 
 
 class FeatureMaps(NamedTuple):
-    """Four feature maps [B, channels[i], h_i, w_i], finest first: a tuple of them, and under the name transformers uses.
+    """Four feature maps [B, channels[i], h_i, w_i], finest first: a tuple, and under the name transformers uses.
 
     A named tuple, not a class of its own, because torch.export and torch.compile take it apart without being told how.
     """
@@ -32,39 +32,13 @@ class FeatureMaps(NamedTuple):
         return (self.stage1, self.stage2, self.stage3, self.stage4)
 
 
-class HasFeatureMaps(Protocol):
-    """What comes out of a backbone, ours or one of transformers."""
-
-    @property
-    def feature_maps(self) -> tuple[Tensor, ...]:
-        """Four maps [B, channels[i], h_i, w_i], finest first."""
-        ...
-
-
-@runtime_checkable
-class Backbone(Protocol):
-    """The data a decoder is built from, and the call it is fed by."""
-
-    @property
-    def channels(self) -> list[int]:
-        """Channels of each map."""
-        ...
-
-    @property
-    def strides(self) -> list[int]:
-        """Pixels of the image per cell of each map."""
-        ...
-
-    def __call__(self, pixel_values: Tensor) -> HasFeatureMaps: ...
-
-
 def check_four_stages(name: str, **per_stage: tuple[int, ...]) -> None:
     """Raise a ValueError unless every sequence in `per_stage` has one entry for each of the four maps."""
     for field, values in per_stage.items():
         if len(values) != NUM_MAPS:
             raise ValueError(
-                f"{name} got {field}={list(values)} with {len(values)} entries, expected {NUM_MAPS}, one for each of the "
-                "feature maps with strides 4, 8, 16 and 32: give four stages."
+                f"{name} got {field}={list(values)} with {len(values)} entries, expected {NUM_MAPS}, one for each of "
+                "the feature maps with strides 4, 8, 16 and 32: give four stages."
             )
 
 
@@ -78,7 +52,7 @@ def check_image_channels(pixel_values: Tensor, num_channels: int) -> None:
 
 
 def check_map_sizes(image_size: torch.Size, maps: tuple[Tensor, ...], strides: list[int]) -> None:
-    """Raise a ValueError unless each map [B, C_i, h_i, w_i] is the image [B, 3, H, W] over its stride, give or take a cell.
+    """Raise a ValueError unless each map [B, C_i, h_i, w_i] is the image over its stride, give or take a cell.
 
     A cell of tolerance, because some backbones round down, others up, and unpadded convolutions lose a border.
     """
@@ -91,5 +65,5 @@ def check_map_sizes(image_size: torch.Size, maps: tuple[Tensor, ...], strides: l
     if not fits:
         raise ValueError(
             f"The backbone made feature maps of sizes {sizes} from an image of {tuple(image_size[-2:])}, expected "
-            f"{len(strides)} maps with strides {strides}: choose out_features of the backbone's configuration that have them."
+            f"{len(strides)} maps with strides {strides}: choose out_features in backbone_config that have them."
         )

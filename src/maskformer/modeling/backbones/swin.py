@@ -4,8 +4,8 @@ Every block attends inside windows of M x M tokens; every second block moves the
 meet. Each map that leaves the backbone is a stage's last block, before the merging into the next stage, normalised.
 Module names are the published checkpoints'.
 
-B batch, H W image, h w tokens of a stage (h w padded to whole windows: hp wp), n windows per image, M window side,
-N = M * M tokens per window, C channels, K heads, D = C / K.
+B batch, H W image, h w tokens of a stage, n windows per image, M window side, N = M * M slots per window, C channels,
+K heads, D = C / K.
 """
 
 import math
@@ -107,9 +107,8 @@ class WindowSelfAttention(nn.Module):
         tokens = self.window_size**2
         index = self.relative_position_index.flatten()
         bias = self.relative_position_bias_table.to(dtype).index_select(0, index)
-        return (
-            bias.view(1, tokens, tokens, self.num_heads).permute(0, 3, 1, 2).contiguous()
-        )  # [1, N, N, K] -> [1, K, N, N]
+        bias = bias.view(1, tokens, tokens, self.num_heads)
+        return bias.permute(0, 3, 1, 2).contiguous()  # [1, N, N, K] -> [1, K, N, N]
 
     def forward(self, tokens: Tensor, layout: WindowLayout, crosses: Tensor | None) -> Tensor:
         """[B, h * w, C] -> [B, h * w, C]; `crosses` [n, N, N] is true where a slot may not look at another."""
@@ -127,16 +126,23 @@ class WindowSelfAttention(nn.Module):
             query, key, value = (
                 each.reshape(batch, num * self.num_heads, *each.shape[2:]) for each in (query, key, value)
             )
-        dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        attended = self._attend(query, key, value, bias)
         attended = attended.reshape(batch * num, self.num_heads, self.window_size**2, -1).transpose(1, 2)
         return from_windows(attended.reshape(batch, -1, channels), layout)  # [B * n, N, K, D] -> [B, n * N, C]
 
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        if not torch.compiler.is_exporting():
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        # A graph cannot leave open whether the bias is broadcast (there may be one window) or how the result lies in
+        # memory (kernels differ): whoever lowers it to simpler operations would have to ask.
+        bias = bias.expand(query.shape[0], -1, -1, -1)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        return attended.clone(memory_format=torch.contiguous_format)
+
     def _split(self, windows: Tensor) -> Tensor:
-        heads = windows.unflatten(2, (self.num_heads, -1))
-        return heads.reshape(-1, self.window_size**2, *heads.shape[2:]).transpose(
-            1, 2
-        )  # [B, n * N, C] -> [B * n, K, N, D]
+        shape = (-1, self.window_size**2, self.num_heads, windows.shape[-1] // self.num_heads)
+        return windows.reshape(shape).transpose(1, 2)  # [B, n * N, C] -> [B * n, K, N, D]
 
 
 class WindowAttention(nn.Module):

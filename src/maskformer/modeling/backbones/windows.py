@@ -51,15 +51,15 @@ def _remembered_layout(height: int, width: int, window_size: int, shift: int, de
 
 
 def _make_layout(size: tuple[int, int], window_size: int, shift: int, device: torch.device) -> WindowLayout:
-    """Rolling by `shift` brings the first rows and columns behind the last. With M = 4, a row of seven tokens, 7 = padding:
+    """Rolling by `shift` brings the first rows and columns behind the last. With M = 4, seven tokens, 7 the padding:
 
-    before  | 0 1 2 3 | 4 5 6 7 |       after  | 2 3 4 5 | 6 7 0 1 |      0 1 share a window with 6 7 without being
-    region                                     | 0 0 0 0 | 0 0 1 1 |      their neighbours.
+    straight  | 0 1 2 3 | 4 5 6 7 |      shifted  | 2 3 4 5 | 6 7 0 1 |     0 1 share a window with 6 7, but are
+    region    | 0 0 0 0 | 0 0 0 0 |      region   | 0 0 0 0 | 0 0 1 1 |     not their neighbours.
     """
     (height, width), side = size, window_size
     rows, columns = _count(height, side), _count(width, side)
-    y = (torch.arange(rows * side, device=device) + shift) % (rows * side)
-    x = (torch.arange(columns * side, device=device) + shift) % (columns * side)
+    y = _rolled(rows * side, rows * side, shift, device)
+    x = _rolled(columns * side, columns * side, shift, device)
 
     def cut(grid: Tensor) -> Tensor:
         windows = grid.view(rows, side, columns, side).transpose(1, 2)
@@ -69,25 +69,31 @@ def _make_layout(size: tuple[int, int], window_size: int, shift: int, device: to
     source = torch.where(exists, y[:, None] * width + x[None, :], height * width)
     region = 2 * (y < shift).long()[:, None] + (x < shift).long()[None, :]
 
-    y = (torch.arange(height, device=device) - shift) % (rows * side)
-    x = (torch.arange(width, device=device) - shift) % (columns * side)
+    y = _rolled(height, rows * side, rows * side - shift, device)
+    x = _rolled(width, columns * side, columns * side - shift, device)
     window = (y // side)[:, None] * columns + (x // side)[None, :]
     slot = (window * side + (y % side)[:, None]) * side + (x % side)[None, :]  # [h, w]
     return WindowLayout(cut(source).flatten(), slot.flatten(), cut(region))
 
 
+def _rolled(count: int, period: int, by: int, device: torch.device) -> Tensor:
+    """(0, 1, ..., count - 1) + by, modulo period, for by <= period; without the operator, which ONNX cannot follow."""
+    position = torch.arange(count, device=device) + by
+    return torch.where(position < period, position, position - period)
+
+
 def _count(size: int, window_size: int) -> int:
     """Windows that cover `size` tokens.
 
-    An exported graph must hold for every image size, yet torch.export would conclude from the example's count that there
-    is always one window, or always several. Taken out of a tensor, the count is a number it knows nothing about except
-    what it is told here.
+    An exported graph must hold for every image size, yet torch.export would conclude from the example's count that
+    there is always one window, or always several. Taken out of a tensor, the count is a number it knows nothing about
+    except what it is told here.
     """
     count = ceil_divide(size, window_size)
     if torch.compiler.is_exporting():
         count = cast(int, torch.full((), count, dtype=torch.long).item())
-        torch._check(count >= 1)
-        torch._check(count * window_size >= size)
+        torch._check(count >= 1)  # pyright: ignore[reportPrivateUsage] (documented for this use)
+        torch._check(count * window_size >= size)  # pyright: ignore[reportPrivateUsage]
     return count
 
 
