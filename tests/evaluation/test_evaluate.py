@@ -13,6 +13,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from maskformer.cli.evaluate import open_data
 from maskformer.data.recognise import open_dataset
 from maskformer.data.scenes import LABELS, STUFF_IDS
 from maskformer.evaluation.average_precision import NAMES
@@ -208,6 +209,20 @@ def test_tiles(folder):
     assert tiled.metrics != whole.metrics
     with pytest.raises(ValueError, match="exclude each other"):
         run(folder, "semantic", tile=64, augment=True)
+
+
+def test_the_form_and_split_of_a_folder(folder, tmp_path):
+    assert open_data(str(folder), None, "panoptic").layout == "coco-panoptic"
+    assert open_data(str(folder), "val", "semantic").layout == "coco-panoptic"
+    assert open_data(str(folder), None, "instance").layout == "coco-instances"
+    for split in ("train", "test"):
+        for kind, array in (("images", np.zeros((4, 4, 3), np.uint8)), ("labels", np.zeros((4, 4), np.uint8))):
+            (tmp_path / split / kind).mkdir(parents=True)
+            Image.fromarray(array).save(tmp_path / split / kind / "a.png")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    with pytest.raises(ValueError, match="has the splits test, train: choose one with --split"):
+        open_data(str(tmp_path), None, "semantic")
+    assert open_data(str(tmp_path), "test", "semantic").split == "test"
 
 
 def break_size(folder):

@@ -157,14 +157,14 @@ def open_data(data: str, split: str | None, task: Any) -> SegmentationDataset:
 
     if data.startswith("hub:") or (data.startswith("scenes") and not Path(data).exists()):
         return open_dataset(data, split or "val", task=task)
-    found = recognise(data)
-    splits = {name for _, names in found.values() for name in names}
-    if split is None and "val" not in splits and len(splits) > 1:
-        raise ValueError(f"{data} has the splits {', '.join(sorted(splits))}: choose one with --split")
-    split = split or ("val" if "val" in splits else splits.pop())
-    # COCO is published in both forms, and its average precision is measured on this one.
-    has_instances = "coco-instances" in found and split in found["coco-instances"][1]
-    return open_dataset(data, split, "coco-instances" if has_instances and task == "instance" else None, task)
+    found = {name: splits for name, (_, splits) in recognise(data).items()}
+    names = {name for splits in found.values() for name in splits}
+    if split is None and "val" not in names and len(names) > 1:
+        raise ValueError(f"{data} has the splits {', '.join(sorted(names))}: choose one with --split")
+    split = split or ("val" if "val" in names else names.pop())
+    # COCO is published in two forms, and its average precision is measured on this one.
+    instances = task == "instance" and split in found.get("coco-instances", ())
+    return open_dataset(data, split, "coco-instances" if instances else None, task)
 
 
 def write_files(

@@ -27,7 +27,7 @@ from maskformer.visualization import overlay
 
 Pictures = tuple[Row, Image.Image, Image.Image]  # the image's row, its prediction and its truth
 
-_WIDTH = 560  # of a picture in the report, in pixels
+_WIDTH = 480  # of an image in the report, in pixels
 _LABELLED_CLASSES = 40  # a larger confusion matrix has no room for names
 _CONFUSIONS_SHOWN = 20
 _STYLE = (
@@ -35,8 +35,8 @@ _STYLE = (
     "table{border-collapse:collapse}td,th{padding:.15rem .7rem;text-align:right;border-bottom:1px solid #e3e5ea}"
     "td:first-child,th:first-child{text-align:left}.bar{height:.7rem;background:#3b76c4;min-width:1px}"
     ".track{width:16rem;background:#eef0f4}.warning{background:#fff3d6;padding:.4rem .8rem;margin:.3rem 0}"
-    ".pair{display:flex;gap:.8rem;flex-wrap:wrap;margin-bottom:1rem}.pair img{max-width:100%;width:560px}"
-    "figure{margin:0}figcaption{color:#666c78}"
+    ".pair{display:flex;gap:.8rem;flex-wrap:wrap;margin-bottom:1rem}.pair img{max-width:100%}"
+    "figure{margin:0}svg{max-width:100%}figcaption{color:#666c78}"
 )
 
 
@@ -83,7 +83,8 @@ def gallery(
     loop.stream_options |= shown
     for index, result, sample in loop.results(dataset, list(chosen)):
         pair = result.overlay(sample.image, legend=False), _truth(sample, evaluation.names, labels)
-        predicted, true = (p.resize((_WIDTH, max(1, _WIDTH * p.height // p.width))) for p in pair)
+        scale = _WIDTH / sample.image.shape[1]  # the truth is wider by its legend
+        predicted, true = (p.resize((round(scale * p.width), max(1, round(scale * p.height)))) for p in pair)
         drawn.append((chosen[index], predicted, true))
     return drawn
 

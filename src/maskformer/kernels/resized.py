@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 __all__ = ["Resize"]
 
@@ -173,10 +172,11 @@ class Resize:
 
     def _exists(self, blocks: Tensor) -> Tensor:
         """bool [b, r, c]: False for the repetitions in smaller blocks."""
-        rows, columns = self._pixels(blocks)
-        first_rows = F.pad(rows.diff(dim=1), (1, 0), value=1) > 0
-        first_columns = F.pad(columns.diff(dim=1), (1, 0), value=1) > 0
-        return first_rows[:, :, None] & first_columns[:, None, :]
+        rows, columns = (
+            torch.arange(most, device=blocks.device) < axis.count[block, None]
+            for axis, most, block in zip((self.rows, self.columns), self.block, blocks.unbind(1), strict=True)
+        )
+        return rows[:, :, None] & columns[:, None, :]
 
     def _interpolate(self, planes: Tensor, index: Tensor, blocks: Tensor) -> Tensor:
         """Values [b, r, c] of the planes `index` [b] in the blocks [b, 2]."""

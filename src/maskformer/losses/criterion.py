@@ -15,14 +15,13 @@ from torch.nn import functional as F
 
 from maskformer.kernels.mask_loss import mask_losses
 from maskformer.losses.mask_loss import in_full_precision, matched_mask_losses
-from maskformer.losses.matcher import (
-    check_predictions,
-    checked_class_labels,
-    checked_mask_labels,
-    checked_valid_mask,
-)
+from maskformer.losses.targets import check_predictions, checked_class_labels, checked_masks
 
 __all__ = ["LossNormalizer", "MaskFormerLoss"]
+
+
+TERMS = ("loss_cross_entropy", "loss_mask", "loss_dice")
+LOGITS = ("masks_queries_logits", "class_queries_logits")
 
 
 @dataclass(frozen=True)
@@ -31,16 +30,14 @@ class LossNormalizer:
 
     Both are means over the processes, because DistributedDataParallel and FSDP average the gradients over the
     processes: mean over R ranks of `sum of the rank / (total / R)` is `sum of all / total`, what one process with the
-    whole batch computes. The loss of a single rank is therefore no loss of its own share; its mean over the ranks is
-    the loss of the batch. Whoever adds gradients over ranks instead of averaging them must divide by R.
+    whole batch computes. Whoever adds gradients over ranks instead of averaging them must divide by R.
 
-    For gradient accumulation, make one normalizer for all micro-batches of an optimizer step (`from_targets` of all
-    their labels, or `combine`), give it to each of them, and add the losses without dividing by their number (some
-    training engines do that division by themselves).
+    For gradient accumulation, give one normalizer, made of the targets of all micro-batches of an optimizer step, to
+    each of them, and add the losses without dividing by their number (some training engines do so by themselves).
 
     Attributes:
-        num_masks: target masks per process, 0-d or a number. It may be below 1 where processes outnumber targets. 0
-            (no target anywhere) divides by 1 instead: the sums are 0 then.
+        num_masks: target masks per process, 0-d or a number; below 1 where processes outnumber targets. 0 (no target
+            anywhere) divides by 1 instead: the sums are 0 then.
         class_weight: sum over the queries of the weight of the class that each is assigned, 0-d or a number: the
             denominator of a weighted cross entropy. A matched query has its target's class, any other "no object".
     """
@@ -64,9 +61,8 @@ class LossNormalizer:
             num_queries: Q of the model. Of an image with N > Q only Q targets can be matched; which ones is not known
                 from targets alone, so it counts Q times the mean weight of its targets.
             empty_weight: [C+1] class weights, the last for "no object" (the criterion's buffer).
-            across_processes: mean over all processes whenever torch.distributed is initialised. Every process must
-                then call this equally often. False where processes do not compute the same thing, such as a
-                validation on one of them.
+            across_processes: mean over all processes where torch.distributed is initialised; all must then call this
+                equally often. False where processes do not compute the same thing, such as a validation on one.
         """
         labels = checked_class_labels(class_labels, len(class_labels), len(empty_weight) - 1)
         counts = [len(image_labels) for image_labels in labels]
@@ -93,8 +89,8 @@ class MaskFormerLoss(nn.Module):
 
     Args:
         num_labels: C, without "no object".
-        matcher: called as matcher(masks_queries_logits, class_queries_logits, mask_labels, class_labels), plus
-            valid_mask where there is one; masks are bool by then.
+        matcher: called with the first four arguments of `forward`, plus valid_mask where there is one; masks are bool
+            by then.
         weight_dict: weight of each term, by its name with or without the suffix of the head. Used by `total` alone.
         eos_coef: weight of "no object" in the cross entropy (0.1 in the paper).
         class_weights: [C] weights of the classes in the cross entropy, all 1 by default.
@@ -184,18 +180,17 @@ class MaskFormerLoss(nn.Module):
         heads = self._heads(masks_queries_logits, class_queries_logits, auxiliary_predictions)
         batch_size, num_queries = class_queries_logits.shape[:2]
         labels = checked_class_labels(class_labels, batch_size, self.num_labels)
-        masks = checked_mask_labels(mask_labels, labels, masks_queries_logits.device)
-        valid = checked_valid_mask(valid_mask, masks)
+        masks, valid = checked_masks(mask_labels, valid_mask, labels, masks_queries_logits.device)
         if normalizer is None:
             normalizer = self.compute_normalizer(labels, num_queries)
         _check_finite(heads)
         losses: dict[str, Tensor] = {}
         with torch.autocast(masks_queries_logits.device.type, enabled=False):
             for suffix, (masks_logits, class_logits) in heads.items():
-                sums = self._head_sums(masks_logits, class_logits, masks, labels, valid)
-                for name, value in sums.items():
-                    by = normalizer.class_weight if name == "loss_cross_entropy" else normalizer.num_masks
-                    losses[name + suffix] = value / _not_zero(by, value)
+                sums = self._head_sums(masks_logits, class_logits, (masks, labels, valid))
+                numbers = (normalizer.class_weight, normalizer.num_masks, normalizer.num_masks)
+                for name, value, number in zip(TERMS, sums, numbers, strict=True):
+                    losses[name + suffix] = value / _not_zero(number, value)
         return losses
 
     def _heads(
@@ -204,29 +199,25 @@ class MaskFormerLoss(nn.Module):
         """The two logits of each head, by the suffix of its terms: "" for the final head, then "_0", "_1", ..."""
         heads = {"": (masks, classes)}
         for number, predictions in enumerate(auxiliary_predictions or ()):
-            missing = {"masks_queries_logits", "class_queries_logits"} - predictions.keys()
+            missing = set(LOGITS) - predictions.keys()
             if missing:
                 raise ValueError(f"auxiliary_predictions[{number}] has no {' and no '.join(sorted(missing))}.")
-            heads[f"_{number}"] = (predictions["masks_queries_logits"], predictions["class_queries_logits"])
+            heads[f"_{number}"] = (predictions[LOGITS[0]], predictions[LOGITS[1]])
+        expected = [*classes.shape[:2], self.num_labels + 1]
         for suffix, (masks_logits, class_logits) in heads.items():
             check_predictions(masks_logits, class_logits, _head_name(suffix))
-            if class_logits.shape != (*classes.shape[:2], self.num_labels + 1):
+            if list(class_logits.shape) != expected:
                 raise ValueError(
                     f"class_queries_logits of {_head_name(suffix)} has shape {list(class_logits.shape)}, expected "
-                    f"{[*classes.shape[:2], self.num_labels + 1]}: num_labels={self.num_labels} classes and no object."
+                    f"{expected}: num_labels={self.num_labels} classes and no object."
                 )
         return heads
 
     def _head_sums(
-        self,
-        masks_logits: Tensor,
-        class_logits: Tensor,
-        masks: list[Tensor],
-        labels: list[Tensor],
-        valid: Tensor | None,
-    ) -> dict[str, Tensor]:
+        self, masks_logits: Tensor, class_logits: Tensor, targets: tuple[list[Tensor], list[Tensor], Tensor | None]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The three terms of one head before they are divided by the normalizer."""
-        device = class_logits.device
+        (masks, labels, valid), device = targets, class_logits.device
         # An own matcher, written for transformers, knows four arguments.
         extra = () if valid is None else (valid,)
         matches = [
@@ -243,19 +234,9 @@ class MaskFormerLoss(nn.Module):
 
         # One gather for the whole batch: its backward fills one gradient of [B, Q, h, w], not one per image.
         matched = in_full_precision(masks_logits[images, queries])  # [P, h, w]
-        targets = [rows for _, rows in matches]
-        if device.type == "cpu":
-            focal, dice = (
-                each.sum() for each in mask_losses(matched, masks, targets, None if valid is None else list(valid))
-            )
-        else:
-            per_image = torch.split(matched, [len(rows) for rows in targets])
-            terms = [
-                matched_mask_losses(logits, masks[i], targets[i], None if valid is None else valid[i])
-                for i, logits in enumerate(per_image)
-            ]
-            focal, dice = (torch.stack(term).sum() for term in zip(*terms, strict=True))
-        return {"loss_cross_entropy": cross_entropy, "loss_mask": focal, "loss_dice": dice}
+        mask_terms = mask_losses if device.type == "cpu" else matched_mask_losses
+        focal, dice = (term.sum() for term in mask_terms(matched, masks, [rows for _, rows in matches], valid))
+        return cross_entropy, focal, dice
 
 
 def _head_name(suffix: str) -> str:
@@ -269,16 +250,11 @@ def _not_zero(number: Tensor | float, like: Tensor) -> Tensor:
 
 def _check_finite(heads: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     """Raises FloatingPointError for the first tensor and image with NaN or infinity; one copy to the host for all."""
-    found: list[Tensor] = []
-    places: list[str] = []
-    for suffix, tensors in heads.items():
-        for name, tensor in zip(("masks_queries_logits", "class_queries_logits"), tensors, strict=True):
-            # NaN passes through minimum and maximum, so two numbers per image tell all, without a map of flags. Two
-            # passes: torch's aminmax along an axis takes twenty times as long.
-            values = tensor.detach().flatten(1)
-            low, high = values.amin(dim=1), values.amax(dim=1)  # [B] each
-            found.append(low.isfinite() & high.isfinite())
-            places.append(f"{name} of {_head_name(suffix)}")
+    places = [f"{name} of {_head_name(suffix)}" for suffix in heads for name in LOGITS]
+    tensors = [tensor.detach().flatten(1) for pair in heads.values() for tensor in pair]
+    # NaN passes through minimum and maximum, so two numbers per image tell all, without a map of flags. Two passes:
+    # torch's aminmax along an axis takes twenty times as long.
+    found = [values.amin(dim=1).isfinite() & values.amax(dim=1).isfinite() for values in tensors]  # [B] each
     for place, finite in zip(places, torch.stack(found).tolist(), strict=True):
         if not all(finite):
             raise FloatingPointError(

@@ -8,12 +8,14 @@ Shapes: P mask pairs, N targets of one image, H W image, h w stride-4 map, K pix
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["FOCAL_ALPHA", "dice_loss", "matched_mask_losses", "sigmoid_focal_loss"]
+__all__ = ["FOCAL_ALPHA", "dice_loss", "in_full_precision", "matched_mask_losses", "sigmoid_focal_loss"]
 
 FOCAL_ALPHA = 0.25  # weight of the mask's pixels; the background's pixels weigh 1 - alpha. Gamma is 2: a plain square.
 
@@ -43,63 +45,49 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, valid: Tensor | None = N
     wrong = torch.where(targets, -logits, logits)  # [P, K]
     alpha = torch.where(targets, FOCAL_ALPHA, 1 - FOCAL_ALPHA)  # [P, K]
     loss = alpha * wrong.sigmoid().square() * F.softplus(wrong)  # [P, K]
-    if valid is None:
-        return loss.mean(dim=1)
-    return (loss * valid).sum(dim=1) / valid.sum().clamp(min=1)
+    return loss.mean(dim=1) if valid is None else (loss * valid).sum(dim=1) / valid.sum().clamp(min=1)
 
 
 def dice_loss(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Dice loss of each mask pair: 1 - (2 |intersection| + 1) / (|prediction| + |target| + 1).
+    """Dice loss of each mask pair: 1 - (2 |intersection| + 1) / (|prediction| + |target| + 1), in [0, 1).
 
-    Args:
-        logits: [P, K] mask logits, float32 or float64.
-        targets: [P, K] bool, True where the mask is.
-        valid: [K] bool, False where a pixel counts for nothing.
-
-    Returns:
-        [P] losses in [0, 1); 0 where no pixel is valid.
+    Arguments and result as for `sigmoid_focal_loss`.
     """
     probs = logits.sigmoid()
     if valid is not None:
         probs, targets = probs * valid, targets & valid
-    intersection = (probs * targets).sum(dim=1)
     area = probs.sum(dim=1) + targets.sum(dim=1)
-    return 1 - (2 * intersection + 1) / (area + 1)
+    return 1 - (2 * (probs * targets).sum(dim=1) + 1) / (area + 1)
 
 
 def matched_mask_losses(
-    logits: Tensor, masks: Tensor, target_index: Tensor, valid: Tensor | None = None
+    logits: Tensor,
+    masks: Sequence[Tensor],
+    target_index: Sequence[Tensor],
+    valid: Sequence[Tensor] | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sums over the matched pairs of one image of the focal loss and of the dice loss, at the size of the targets.
+    """`kernels.mask_loss.mask_losses` in plain torch, on any device; its arguments, and its result.
 
     The pairs are worked on a few at a time and recomputed in the backward pass: what stays in memory between the
-    passes is at stride 4, whatever the number of targets.
-
-    Args:
-        logits: [P, h, w] logits of the matched queries, float32 or float64.
-        masks: [N, H, W] bool, all targets of the image.
-        target_index: [P] the row of `masks` that belongs to each row of `logits`.
-        valid: [H, W] bool, False where a pixel counts for nothing.
-
-    Returns:
-        Two 0-d tensors; without any pair zeros that are still connected to `logits`.
+    passes is at stride 4, whatever the number of targets. `logits` must be float32 or float64.
     """
-    focal = dice = logits[:0].sum()
-    if len(target_index) == 0:
-        return focal, dice
-    at_once = max(1, _PIXELS_AT_ONCE // masks[0].numel())
-    for few_logits, few_targets in zip(torch.split(logits, at_once), torch.split(target_index, at_once), strict=True):
-        few_focal, few_dice = checkpoint(
-            _pair_losses, few_logits, masks, few_targets, valid, use_reentrant=False, preserve_rng_state=False
-        )
-        focal, dice = focal + few_focal, dice + few_dice
-    return focal, dice
+    losses: list[tuple[Tensor, Tensor]] = []
+    for image, of_image in enumerate(torch.split(logits, [len(rows) for rows in target_index])):
+        pixels = None if valid is None else valid[image]
+        at_once = max(1, _PIXELS_AT_ONCE // masks[image].shape[1:].numel())
+        for few, rows in zip(of_image.split(at_once), target_index[image].split(at_once), strict=True):
+            few_losses = checkpoint(
+                _pair_losses, few, masks[image], rows, pixels, use_reentrant=False, preserve_rng_state=False
+            )
+            losses.append(few_losses)
+    focal, dice = zip(*losses, strict=True)
+    return torch.cat(focal), torch.cat(dice)
 
 
-def _pair_losses(logits: Tensor, masks: Tensor, target_index: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+def _pair_losses(logits: Tensor, masks: Tensor, rows: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     # The targets are gathered in here, and not by the caller, so that no copy of them waits for the backward pass.
     size = (masks.shape[-2], masks.shape[-1])
     logits = F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False).flatten(1)  # [P, K]
-    targets = masks[target_index].flatten(1)  # [P, K]
+    targets = masks[rows].flatten(1)  # [P, K]
     valid = None if valid is None else valid.flatten()  # [K]
-    return sigmoid_focal_loss(logits, targets, valid).sum(), dice_loss(logits, targets, valid).sum()
+    return sigmoid_focal_loss(logits, targets, valid), dice_loss(logits, targets, valid)
