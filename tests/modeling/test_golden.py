@@ -1,6 +1,8 @@
 """The authors' checkpoints, converted, give the outputs, losses and gradients recorded from their code."""
 
+import copy
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -85,21 +87,49 @@ def test_losses_matches_and_gradients(name: str, converted: Any) -> None:
 def check_gradients(name: str, model: nn.Module) -> None:
     """The norm of every weight's gradient; the authors keep query, key and value in one weight."""
     theirs = json.loads((GOLDEN / name / "meta.json").read_text())["grad_norms"]
-    largest = max(theirs.values())
-    ours = {path: parameter.grad for path, parameter in model.named_parameters() if parameter.grad is not None}
-    total = float(torch.stack([gradient.norm() for gradient in ours.values()]).norm())
-    recorded_total = float(np.sqrt(sum(value**2 for value in theirs.values())))
+    ours = gradient_norms(model, theirs)
+    assert ours.keys() == theirs.keys()
+    total, recorded_total = (float(np.linalg.norm(list(norms.values()))) for norms in (ours, theirs))
     assert abs(total - recorded_total) <= 1e-3 * recorded_total
     if name == "resnet50c-fpn":
-        return  # single weights are up to 1.5e-3 off, in float64 too: see docs/decisions.md
-    compared = 0
-    for original, parts in key_table(model.config):
-        if original in theirs:
-            norm = float(torch.stack([ours[part].norm() for part in parts]).norm())
-            # What is zero but for rounding (queries and keys over equal states) is measured by the largest.
-            assert abs(norm - theirs[original]) <= 1e-3 * theirs[original] + 1e-6 * largest, original
-            compared += 1
-    assert compared == len(theirs)
+        check_gradients_beside_the_kink(name, model, theirs)
+    else:
+        assert largest_difference(ours, theirs) <= 1e-3
+
+
+def gradient_norms(model: nn.Module, originals: Collection[str]) -> dict[str, float]:
+    ours = {path: parameter.grad for path, parameter in model.named_parameters() if parameter.grad is not None}
+    return {
+        original: float(torch.stack([ours[part].norm() for part in parts]).norm())
+        for original, parts in key_table(model.config)
+        if original in originals
+    }
+
+
+def largest_difference(ours: dict[str, float], theirs: dict[str, float]) -> float:
+    """Relative; what is zero but for rounding (queries and keys over equal states) is measured by the largest."""
+    floor = 1e-3 * max(theirs.values())
+    return max(abs(ours[name] - theirs[name]) / (theirs[name] + floor) for name in theirs)
+
+
+def check_gradients_beside_the_kink(name: str, model: nn.Module, theirs: dict[str, float]) -> None:
+    """One ReLU of this network sees a zero but for rounding: its gradient jumps there, by 1e-3 in some weights.
+
+    So the recording is compared, in float64, with the gradients at weights a float32's rounding away: they fall into
+    two groups, on the two sides of the kink, and one of the two is the recording's to five digits.
+    """
+    expected, differences = recorded(name), []
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        moved = copy.deepcopy(model).double()
+        moved.zero_grad()
+        with torch.no_grad():
+            for weight in moved.parameters():
+                weight *= 1 + 2**-24 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        moved(expected["pixel_values"].double(), **targets(expected)).loss.backward()
+        differences.append(largest_difference(gradient_norms(moved, theirs), theirs))
+    assert min(differences) <= 1e-5
+    assert all(difference <= 1e-5 or 1e-3 < difference < 2e-3 for difference in differences)
 
 
 @pytest.mark.parametrize("name", BASELINES)
