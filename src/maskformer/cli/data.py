@@ -1,4 +1,4 @@
-"""`maskformer data check`: what a data set holds, what training would make of it, and what is wrong with it."""
+"""`maskformer data check`: what a data set holds and what is wrong with it; `data example`: one to learn on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS, _TILES, _CAPTION = 3, 12, 18
 
 
 def run(
-    action: Annotated[Literal["check"], tyro.conf.Positional, tyro.conf.arg(metavar="check")],
+    action: Annotated[Literal["check", "example"], tyro.conf.Positional, tyro.conf.arg(metavar="check|example")],
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
     split: Annotated[str | None, tyro.conf.arg(metavar="train|val|test", help_behavior_hint="")] = None,
     layout: Annotated[str | None, tyro.conf.arg(name="format", metavar="FORMAT", help_behavior_hint="")] = None,
@@ -32,19 +32,25 @@ def run(
 ) -> int:
     """Check a data set: what each value of the annotations becomes, and everything that would make training go wrong.
 
-    Exit code 1 where training would refuse the data, which it does in the same words.
+    Exit code 1 where training would refuse the data, which it does in the same words. `data example DIR` makes a data
+    set instead: drawn scenes with exact annotations, in the format of COCO panoptic.
 
     Args:
-        action: check.
+        action: check, or example.
         source: a directory with images and annotations; "hub:user/name"; or "scenes".
         split: by default every split there is.
         layout: the format, where a directory has several: coco-instances, coco-panoptic, label-maps, ade20k,
             ade20k-full, cityscapes, mapillary, coco-stuff or hub.
         task: what to train; by default what the annotation is made for.
-        limit: look at so many images of each split only.
+        limit: look at so many images of each split only; of an example, how many to draw (20).
         sheet: where to draw a contact sheet of decoded targets.
         as_json: print one JSON object per split.
     """
+    if action == "example":
+        from maskformer.data.example import write_example
+
+        print(write_example(source, 20 if limit is None else limit))
+        return 0
     from maskformer.data.check import check_dataset
 
     good = True

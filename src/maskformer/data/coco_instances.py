@@ -146,7 +146,7 @@ def _read(root: Path, split: str, source: Path, task: Task | None) -> CocoInstan
             message = f"annotation {entry.get('id')} of {source} is of image {entry['image_id']}, which is not listed"
             findings.append(Finding("missing", "error", str(source), message, entry["image_id"]))
     first = content["images"][0]["file_name"] if content["images"] else ""
-    folder = image_folder(root, source.parent, first)
+    folder = image_folder(root, source, first, split)
 
     def records() -> Iterator[tuple[Any, ...]]:
         for image in content["images"]:

@@ -57,7 +57,7 @@ def _read(root: Path, split: str, source: Path, task: Task | None) -> CocoPanopt
     content = read_json(source)
     by_image = {entry["image_id"]: entry for entry in content["annotations"]}
     first = content["images"][0]["file_name"] if content["images"] else ""
-    folder = image_folder(root, source.parent, first)
+    folder = image_folder(root, source, first, split)
     findings: list[Finding] = []
 
     def records() -> Iterator[tuple[Any, ...]]:

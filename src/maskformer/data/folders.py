@@ -91,8 +91,19 @@ def pair_by_name(images: Path, maps: Path, image_ending: str = "", map_ending: s
     return pairs, findings
 
 
-def image_folder(root: Path, beside: Path, name: str) -> Path:
-    """The folder that `name` is to be read from: beside the annotation file, or else anywhere in the root."""
+def image_folder(root: Path, annotation: Path, name: str, split: str) -> Path:
+    """The folder that `name` is to be read from: beside the annotation file, or else anywhere in the root.
+
+    Several folders may hold a picture of that name: the PNG files of an annotation file, in a folder called like it,
+    come last, and before them a folder called like the split, then one called like none.
+    """
+    beside = annotation.parent
     if not name or (beside / name).is_file():
         return beside
-    return next((Path(place) for place, *_ in os.walk(root) if os.path.isfile(os.path.join(place, name))), beside)
+    found = [Path(place) for place, *_ in os.walk(root) if os.path.isfile(os.path.join(place, name))]
+
+    def rank(folder: Path) -> tuple[bool, int]:
+        of = split_of(folder.relative_to(root).as_posix())
+        return folder.with_suffix(".json").is_file(), (split, None).index(of) if of in (split, None) else 2
+
+    return min(found, key=rank, default=beside)

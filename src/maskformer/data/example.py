@@ -1,0 +1,78 @@
+"""A folder of annotated pictures to learn on: drawn scenes, written as COCO panoptic data are.
+
+annotations/panoptic_train.json, annotations/panoptic_train/*.png, train/*.jpg, and the same for val
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from maskformer.data.scene_set import FIRST_SEEDS
+from maskformer.data.scenes import CLASSES, Scene, draw_scene
+
+VALIDATION_SHARE = 5  # one picture for validation for so many to train on
+
+
+def write_example(directory: str | Path, num_images: int = 20, size: tuple[int, int] = (192, 256)) -> Path:
+    """Draw `num_images` pictures to train on, a fifth as many for validation, and their panoptic annotations.
+
+    Args:
+        size: (height, width) of every picture, in pixels.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: the directory holds something already, or no picture is asked for.
+    """
+    root = Path(directory)
+    if num_images < 1:
+        raise ValueError(f"{num_images} pictures are asked for, expected at least 1")
+    if root.is_dir() and any(root.iterdir()):
+        raise ValueError(f"{root} is not empty: give a directory that is, or that does not exist yet")
+    part = root.with_name(f".{root.name}.{os.getpid()}.part")  # half of an example is none
+    for split, count in (("train", num_images), ("val", -(-num_images // VALIDATION_SHARE))):
+        _write_split(part, split, count, size)
+    if root.is_dir():
+        root.rmdir()
+    part.rename(root)
+    return root
+
+
+def _write_split(root: Path, split: str, count: int, size: tuple[int, int]) -> None:
+    annotations = root / "annotations"
+    for folder in (root / split, annotations / f"panoptic_{split}"):
+        folder.mkdir(parents=True)
+    images, entries = [], []
+    for number in range(1, count + 1):
+        scene, name = draw_scene(FIRST_SEEDS[split] + number, size), f"{number:06}"
+        Image.fromarray(scene.image).save(root / split / f"{name}.jpg", quality=95)
+        colors = np.stack([scene.segmentation >> shift & 255 for shift in (0, 8, 16)], axis=-1)  # [H, W, 3]
+        Image.fromarray(colors.astype(np.uint8)).save(annotations / f"panoptic_{split}" / f"{name}.png")
+        images.append({"id": number, "file_name": f"{name}.jpg", "height": size[0], "width": size[1]})
+        entries.append({"image_id": number, "file_name": f"{name}.png", "segments_info": _segments(scene)})
+    categories = [
+        {"id": number, "name": entry.name, "isthing": int(entry.isthing), "color": list(entry.color)}
+        for number, entry in enumerate(CLASSES, start=1)
+    ]
+    content = {"images": images, "annotations": entries, "categories": categories}
+    (annotations / f"panoptic_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _segments(scene: Scene) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": segment["id"],
+            "category_id": segment["category_id"] + 1,
+            "area": int(segment["area"]),
+            "bbox": [int(value) for value in segment["bbox"]],
+            "iscrowd": 0,
+        }
+        for segment in scene.segments
+    ]
