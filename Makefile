@@ -6,16 +6,21 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # One thread per test worker: the workers share the cores.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-.PHONY: demo test check format bench verify clean
+.PHONY: demo test verify docs check format bench clean
 
 demo: $(VENV)/base.stamp
 	$(BIN)/maskformer demo --out demo
 
 test: $(VENV)/dev.stamp
-	$(TESTS) -m "not slow"
+	$(TESTS) -m "not slow and not docs"
 
 verify: $(VENV)/dev.stamp
 	$(TESTS)
+
+# The documentation as a site in site/, and every code block and notebook of it run.
+docs: $(VENV)/dev.stamp
+	$(BIN)/zensical build --strict
+	$(TESTS) -m docs
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
@@ -41,4 +46,4 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $(VENV)/base.stamp $@
 
 clean:
-	rm -rf $(VENV) dist demo
+	rm -rf $(VENV) dist demo site

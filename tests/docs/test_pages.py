@@ -1,0 +1,59 @@
+"""Every code block of README and the documentation runs, in the order it is read, each page in a folder of its own.
+
+Blocks of Python share their names within a page; blocks of shell are run line by line. What cannot be run without a
+download, a license or a second machine stands in blocks of plain text.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from maskformer.cli import main
+
+pytestmark = pytest.mark.docs
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```(python|sh|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_says_what_it_is(page: Path) -> None:
+    fences = re.findall(r"^```.*$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(fences) == 2 * len(blocks(page)), "a block is python, sh or text"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    names: dict[str, object] = {"__name__": page.stem}
+    for kind, text in blocks(page):
+        if kind == "python":
+            with warnings.catch_warnings():
+                warnings.simplefilter("default")  # of the libraries a block calls
+                exec(compile(text, f"{page.name}, python", "exec"), names)
+        elif kind == "sh":
+            for line in text.replace("\\\n", " ").splitlines():
+                run_line(line)
+
+
+def run_line(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    if not words:
+        return
+    if words[0] == "maskformer":
+        assert main(words[1:]) == 0, line
+    else:
+        done = subprocess.run(["bash", "-ec", line], capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
