@@ -52,6 +52,13 @@ class MaskFormerConfig(PreTrainedConfig):
 
     Raises:
         ValueError: a field is outside its range, or the decoder is not a DETR decoder.
+
+    Examples:
+        >>> config = MaskFormerConfig(num_labels=3, mask_feature_size=64)
+        >>> config.num_labels, config.decoder_config.num_queries
+        (3, 100)
+        >>> MaskFormerConfig.from_zoo("swin-tiny-ade20k-150").num_labels
+        150
     """
 
     model_type = "maskformer"

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskformer.kernels import compiled
+
 
 def plain_losses(
     logits: Tensor, masks: list[Tensor], target_index: list[Tensor], valid: list[Tensor] | None = None
@@ -46,3 +48,13 @@ def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test that asks for it runs with numba and as it would without."""
+    if request.param == "torch":
+        monkeypatch.setattr(compiled, "available", False)
+    elif not compiled.available:
+        pytest.skip("numba is not installed; the compiled loops come with it")
+    return request.param

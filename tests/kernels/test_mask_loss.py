@@ -10,8 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskformer.kernels import mask_loss
+from maskformer.kernels import compiled, mask_loss
 from maskformer.kernels.mask_loss import mask_losses
+
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 def make_pairs(small, large, counts=(2, 3), dtype=torch.float32):
@@ -182,6 +184,9 @@ def test_no_gradient_is_made_where_none_is_needed(monkeypatch):
         raise AssertionError("a gradient was made")
 
     monkeypatch.setattr(mask_loss, "_differentiate", fail)
+    if compiled.available:
+        walk = mask_loss.walk
+        monkeypatch.setattr(mask_loss, "walk", lambda *rest: fail() if rest[-1] is not None else walk(*rest))
     with torch.no_grad():
         without = mask_losses(logits, masks, index)
     for ours, theirs in zip([*without, *mask_losses(logits.detach(), masks, index)], [*expected] * 2, strict=True):
@@ -226,7 +231,10 @@ MEMORY = """
 import re
 from pathlib import Path
 import torch
+import sys
+from maskformer.kernels import compiled
 from maskformer.kernels.mask_loss import mask_losses
+compiled.available = sys.argv[1] == "compiled"
 torch.set_num_threads(2)
 mask_losses(torch.zeros(2, 4, 4, requires_grad=True), [torch.ones(1, 16, 16).bool()], [torch.tensor([0, 0])])
 logits = torch.zeros(40, 200, 304, requires_grad=True)
@@ -242,7 +250,7 @@ print(read("VmHWM") - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
-def test_memory():
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+def test_memory(implementation):
+    done = subprocess.run([sys.executable, "-c", MEMORY, implementation], capture_output=True, text=True, check=True)
     # two gradients per mask are kept and one is returned, 28 MB; full-size float maps of all masks would be 148 MB each
     assert 20 < float(done.stdout) < 28 + 50

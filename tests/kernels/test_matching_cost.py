@@ -8,6 +8,8 @@ import torch
 from maskformer.kernels import matching_cost
 from maskformer.kernels.matching_cost import matching_costs
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 
 def expected_costs(plain, logits, targets, valid=None):
     """[Q, N] costs: the losses of every query with every target at their common resolution."""

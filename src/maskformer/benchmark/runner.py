@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -126,29 +127,35 @@ def _time(seconds: float) -> str:
 
 
 def plot(document: dict[str, Any]) -> str:
-    """Bars of how many times faster each case is, on a logarithmic axis, as SVG."""
-    import math
-
-    row, left, unit = 22, 170, 150
-    cases = document["cases"]
-    height = row * len(cases) + 40
-    bars = [
-        f'<text x="{left - 8}" y="{row * i + 35}" text-anchor="end">{each["case"]}</text>'
-        f'<rect x="{left}" y="{row * i + 23}" width="{max(1, unit * math.log10(max(1.0, each["speedup"]))):.0f}" '
-        f'height="{row - 7}" fill="#3b6fb6"/>'
-        f'<text x="{left + 6 + unit * math.log10(max(1.0, each["speedup"])):.0f}" y="{row * i + 35}">'
-        f"{each['speedup']:.1f}×</text>"
-        for i, each in enumerate(cases)
-    ]
-    grid = [
-        f'<line x1="{left + unit * n}" y1="18" x2="{left + unit * n}" y2="{height - 18}" stroke="#ccc"/>'
-        f'<text x="{left + unit * n}" y="{height - 4}" text-anchor="middle" fill="#666">{10**n}×</text>'
-        for n in range(4)
-    ]
+    """Two bars for each case, how many times faster and with how many times less memory, on a logarithmic axis: SVG."""
+    row, left, top, width = 34, 170, 64, 720
+    cases, peer = document["cases"], document["versions"]["transformers"]
+    measures = (("speedup", "times faster", "#3b6fb6"), ("memory_ratio", "times less memory", "#b9c6d8"))
+    most = max(max(1.0, each[key]) for each in cases for key, _, _ in measures)
+    decades = max(1, math.ceil(math.log10(most)))
+    unit, bottom = (width - left - 60) / decades, top + row * len(cases)
+    parts = [f'<text x="16" y="24" font-size="15" font-weight="bold">Against transformers {peer}</text>']
+    for place, (_, name, colour) in enumerate(measures):
+        x = left + 140 * place
+        parts.append(
+            f'<rect x="{x}" y="36" width="12" height="12" fill="{colour}"/><text x="{x + 18}" y="46">{name}</text>'
+        )
+    for decade in range(decades + 1):
+        x = left + unit * decade
+        parts.append(f'<line x1="{x:.0f}" y1="{top - 6}" x2="{x:.0f}" y2="{bottom + 4}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x:.0f}" y="{bottom + 20}" text-anchor="middle" fill="#666">{10**decade}×</text>')
+    for number, each in enumerate(cases):
+        y = top + row * number
+        parts.append(f'<text x="{left - 10}" y="{y + 18}" text-anchor="end">{each["case"]}</text>')
+        for place, (key, _, colour) in enumerate(measures):
+            # What is slower or larger than the peer's has no bar: its number tells.
+            end = left + max(1.0, unit * math.log10(max(1.0, each[key])))
+            parts.append(
+                f'<rect x="{left}" y="{y + 13 * place}" width="{end - left:.0f}" height="12" fill="{colour}"/>'
+            )
+            label = f"{each[key]:.1f}×"
+            parts.append(f'<text x="{end + 5:.0f}" y="{y + 13 * place + 10}" font-size="11">{label}</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="720" height="{height}" font-family="sans-serif" '
-        f'font-size="12"><rect width="100%" height="100%" fill="white"/>'
-        f'<text x="{left}" y="13">times faster than transformers {document["versions"]["transformers"]}</text>'
-        + "".join(grid + bars)
-        + "</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{bottom + 32}" font-family="sans-serif" '
+        'font-size="12"><rect width="100%" height="100%" fill="white"/>' + "".join(parts) + "</svg>\n"
     )

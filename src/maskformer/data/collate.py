@@ -15,40 +15,8 @@ import torch
 from torch import Tensor
 
 from maskformer.data.sample import Sample, expand
+from maskformer.kernels.packed_masks import PackedMasks
 from maskformer.processing.settings import IMAGENET_MEAN, IMAGENET_STD
-
-
-@dataclass(frozen=True)
-class PackedMasks:
-    """N masks [H, W] in the compact form of a sample: an eighth of their size as bool, or less.
-
-    `planes` and `overlapping` are those of `Sample`, `places` the targets among its regions.
-    """
-
-    planes: Tensor
-    places: tuple[int, ...]
-    overlapping: bool
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return len(self.places), self.planes.shape[1], self.planes.shape[2]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedMasks:
-        return PackedMasks(self.planes.to(device, non_blocking=non_blocking), self.places, self.overlapping)
-
-    def pin_memory(self) -> PackedMasks:
-        return PackedMasks(self.planes.pin_memory(), self.places, self.overlapping)
-
-    def unpack(self, wanted: Sequence[int] | None = None) -> Tensor:
-        """bool [n, H, W] of the targets at these places among the N, all by default; on the device of the planes."""
-        places = self.places if wanted is None else [self.places[place] for place in wanted]
-        masks = torch.empty(len(places), *self.shape[1:], dtype=torch.bool, device=self.planes.device)
-        for mask, place in zip(masks, places, strict=True):
-            mask.copy_(expand(self.planes, place, self.overlapping))
-        return masks
 
 
 @dataclass(frozen=True)
@@ -61,6 +29,14 @@ class Collate:
         multiple: and on to a multiple of this.
         with_valid_mask: also return `valid_mask`, False at ignored pixels, crowds and padding.
         packed: leave the targets packed, for a loader that is not to move full masks between processes.
+        target_stride: of rows and columns that targets and valid mask keep: [H / stride, W / stride].
+
+    Examples:
+        >>> from maskformer.data.recognise import open_dataset
+        >>> dataset = open_dataset("scenes:10", "train")
+        >>> batch = Collate()([dataset[0], dataset[1]])
+        >>> tuple(batch["pixel_values"].shape), len(batch["mask_labels"])
+        ((2, 3, 192, 256), 2)
     """
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -69,6 +45,7 @@ class Collate:
     multiple: int = 1
     with_valid_mask: bool = False
     packed: bool = False
+    target_stride: int = 1
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """The arguments of the model's forward.
@@ -92,12 +69,13 @@ class Collate:
             pixel_mask[place, :height, :width] = 1
             if self.with_valid_mask:
                 valid_mask[place, :height, :width] = torch.from_numpy(~_uncounted(sample))
-            targets = _packed_targets(sample, size)
+            targets = _packed_targets(sample, size, self.target_stride)
             masks.append(targets if self.packed else targets.unpack())
         labels = [[region.label_id for region in sample.regions if region.is_target] for sample in samples]
         batch: dict[str, Any] = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "mask_labels": masks}
         batch["class_labels"] = [torch.tensor(classes, dtype=torch.int64) for classes in labels]
-        return {**batch, "valid_mask": valid_mask} if self.with_valid_mask else batch
+        kept = valid_mask[:, :: self.target_stride, :: self.target_stride]  # [B, H / stride, W / stride]
+        return {**batch, "valid_mask": kept} if self.with_valid_mask else batch
 
     def _padded_size(self, samples: Sequence[Sample]) -> tuple[int, int]:
         largest = [max(sample.size[axis] for sample in samples) for axis in (0, 1)]
@@ -112,12 +90,12 @@ class Collate:
         return pixels.sub_(mean).div_(std)
 
 
-def _packed_targets(sample: Sample, size: tuple[int, int]) -> PackedMasks:
-    """The targets padded to `size`."""
+def _packed_targets(sample: Sample, size: tuple[int, int], stride: int) -> PackedMasks:
+    """The targets padded to `size`, every `stride`-th pixel of them."""
     places = tuple(place for place, region in enumerate(sample.regions) if region.is_target)
     planes = np.zeros((len(sample.planes), *size), sample.planes.dtype)
     planes[:, : sample.size[0], : sample.size[1]] = sample.planes
-    return PackedMasks(torch.from_numpy(planes), places, sample.overlapping)
+    return PackedMasks(torch.from_numpy(planes[:, ::stride, ::stride].copy()), places, sample.overlapping)
 
 
 def _uncounted(sample: Sample) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Focal and dice loss of matched masks on the CPU, value and gradient in one walk (MaskFormer, section 3.2 and 4).
 
 The plain formulation (`maskformer.losses.mask_loss`) makes some twenty full-size maps per mask, each of them a trip to
-main memory. Here a mask is upsampled, compared and its gradient brought back block by block, so that a full-size map
-never exists; the gradients, two small maps per mask, are made in the forward pass because all they need is at hand.
+main memory. Here a mask is upsampled, compared and its gradient brought back row by row (compiled, see
+`maskformer.kernels.loss_loops`) or, without numba and in float64, block by block, so that a full-size map never exists.
+The gradients, two small maps per mask, are made in the forward pass because all they need is at hand.
 
 Notation, per pixel: t the target, z the logit with the sign turned towards the mistake (-x where t = 1, else x),
 p = sigmoid(z) the probability of being wrong, s = softplus(z) = -log(1 - p), a = 3/4 - t/2 the weight. Then
@@ -19,6 +20,7 @@ Shapes: B batch, P mask pairs, N targets of one image, H W image, h w stride-4 m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -26,6 +28,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from maskformer.kernels import compiled
+from maskformer.kernels.loss_loops import walk
+from maskformer.kernels.packed_masks import PackedMasks, plane_of
 from maskformer.kernels.threads import in_threads
 from maskformer.kernels.upsampling import Block, Upsampling, build_upsampling
 
@@ -34,7 +39,7 @@ __all__ = ["mask_losses"]
 
 def mask_losses(
     logits: Tensor,
-    masks: Sequence[Tensor],
+    masks: Sequence[Tensor | PackedMasks],
     target_index: Sequence[Tensor],
     valid: Sequence[Tensor] | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -46,7 +51,8 @@ def mask_losses(
     Args:
         logits: [P, h, w] logits of the matched queries, the pairs of the first image first. Computed in float32
             whatever the type, except for float64.
-        masks: per image [N, H, W] bool on the CPU, all its targets; nothing is copied. Images may differ in size.
+        masks: per image [N, H, W] bool or packed, on the CPU, all its targets. Images may differ in size. Nothing is
+            copied but, where rows of pixels are not contiguous, one mask per thread.
         target_index: per image the rows of `masks` that its pairs are matched with; P in all.
         valid: per image [H, W] bool, False where a pixel counts for nothing.
 
@@ -58,20 +64,25 @@ def mask_losses(
         NotImplementedError: in the backward pass, when a second derivative is asked for.
     """
     assert logits.device.type == "cpu", "elsewhere maskformer.losses.matched_mask_losses does the same"
-    assert all(mask.dtype == torch.bool for mask in (*masks, *(() if valid is None else valid))), "masks must be bool"
+    unpacked = [image_masks for image_masks in masks if isinstance(image_masks, Tensor)]
+    assert all(mask.dtype == torch.bool for mask in (*unpacked, *(() if valid is None else valid))), (
+        "masks must be bool"
+    )
     assert len(logits) == sum(map(len, target_index)), "one target per pair"
     pairs: list[_Pair] = []
     for image, rows in enumerate(target_index):
-        image_valid = None if valid is None else valid[image]
-        num_valid = masks[image][:1].numel() if image_valid is None else int(image_valid.count_nonzero())
-        pairs += [_Pair(masks[image][row], image_valid, max(1, num_valid)) for row in rows.tolist()]
+        image_valid = None if valid is None else valid[image].contiguous()
+        num_valid = math.prod(masks[image].shape[1:]) if image_valid is None else int(image_valid.count_nonzero())
+        pairs += [_Pair(*plane_of(masks[image], row), image_valid, max(1, num_valid)) for row in rows.tolist()]
     with_gradient = torch.is_grad_enabled() and logits.requires_grad
     focal, dice = _MaskLosses.apply(logits, pairs, with_gradient)  # pyright: ignore[reportGeneralTypeIssues]
     return focal, dice
 
 
 class _Pair(NamedTuple):
-    target: Tensor  # [H, W]
+    plane: Tensor  # [H, W], the target where plane & bits == value
+    bits: int
+    value: int
     valid: Tensor | None  # [H, W]
     num_valid: int
 
@@ -80,19 +91,23 @@ class _MaskLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, pairs: list[_Pair], with_gradient: bool) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        gradients = torch.empty(2, *logits.shape, dtype=dtype, device="cpu") if with_gradient else None
+        gradients = torch.empty(len(pairs), 2, *logits.shape[1:], dtype=dtype, device="cpu") if with_gradient else None
         losses = [(0.0, 0.0)] * len(pairs)
         small, logits = (logits.shape[1], logits.shape[2]), logits.detach()
+        by_rows = compiled.available and dtype == torch.float32
 
-        def walk(numbers: Iterator[int]) -> None:
+        def work(numbers: Iterator[int]) -> None:
             scratch = cache(lambda *large: build_upsampling(small, large, num_maps=8, num_gradients=3, dtype=dtype))
             with torch.autocast("cpu", enabled=False):  # it would multiply in bfloat16
                 for number in numbers:
-                    gradient = None if gradients is None else gradients[:, number]
+                    gradient = None if gradients is None else gradients[number]
                     pair = pairs[number]
-                    losses[number] = _walk(scratch(*pair.target.shape), logits[number], pair, gradient)
+                    if by_rows:
+                        losses[number] = _walk_rows(logits[number], pair, gradient)
+                    else:
+                        losses[number] = _walk_blocks(scratch(*pair.plane.shape), logits[number], pair, gradient)
 
-        in_threads(walk, len(pairs))
+        in_threads(work, len(pairs))
         ctx.save_for_backward(gradients)
         focal, dice = torch.tensor(losses, dtype=dtype, device="cpu").view(-1, 2).unbind(dim=1)  # [P] each
         return focal.clone(), dice.clone()
@@ -104,23 +119,36 @@ class _MaskLosses(torch.autograd.Function):
                 "mask_losses can be differentiated only once, but was asked for a gradient with create_graph=True; use "
                 "maskformer.losses.matched_mask_losses for second derivatives."
             )
-        (gradients,) = ctx.saved_tensors  # [2, P, h, w]
-        combined = torch.empty_like(gradients[0])
+        (gradients,) = ctx.saved_tensors  # [P, 2, h, w]
+        combined = torch.empty_like(gradients[:, 0])
         upstream = torch.stack(grad_outputs).tolist()
 
         def combine(numbers: Iterator[int]) -> None:
             for number in numbers:
-                (focal, dice), (by_focal, by_dice) = gradients[:, number], (row[number] for row in upstream)
+                (focal, dice), (by_focal, by_dice) = gradients[number], (row[number] for row in upstream)
                 torch.mul(focal, by_focal, out=combined[number]).add_(dice, alpha=by_dice)
 
         in_threads(combine, len(combined))
         return combined, None, None
 
 
-def _walk(scratch: Upsampling, logits: Tensor, pair: _Pair, gradient: Tensor | None) -> tuple[float, float]:
+def _walk_rows(logits: Tensor, pair: _Pair, gradient: Tensor | None) -> tuple[float, float]:
     """The focal and dice loss of a pair; their gradients are written into `gradient` [2, h, w]."""
+    return walk(
+        logits.float().contiguous().numpy(),
+        pair.plane.contiguous().numpy(),
+        pair.bits,
+        pair.value,
+        None if pair.valid is None else pair.valid.numpy(),
+        pair.num_valid,
+        None if gradient is None else gradient.numpy(),
+    )
+
+
+def _walk_blocks(scratch: Upsampling, logits: Tensor, pair: _Pair, gradient: Tensor | None) -> tuple[float, float]:
+    """As `_walk_rows`, in plain torch."""
     scratch.load(logits)
-    target = scratch.lay_out(pair.target)
+    target = scratch.lay_out(pair.plane & pair.bits == pair.value)
     valid = None if pair.valid is None else scratch.lay_out(pair.valid)
     sums: list[Tensor] = []
     for block in scratch.blocks:

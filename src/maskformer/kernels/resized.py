@@ -5,17 +5,25 @@ largest of its block's corners and never falls below the smallest, so inside mos
 for all pixels at once; only the blocks they leave open are interpolated, and only for the planes still in question.
 The result is that of the plain resize, except where two values differ by less than float32 can tell.
 
+With numba, on a CPU, this is done by compiled loops over bands of rows (`resized_loops.py`), one after the other in
+each thread; otherwise by torch's operations on all blocks.
+
 Shapes: K planes, h w small map, H W output, g f rows and columns of blocks, b r c pixels of a block.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from maskformer.kernels import compiled
+from maskformer.kernels.resized_loops import find_strongest, mark_above
+from maskformer.kernels.threads import in_threads
 
 __all__ = ["Resize"]
 
@@ -24,6 +32,9 @@ MARGIN = 1e-6
 # Small-map values that are bounded at once, and pixels that are interpolated at once: what fits in the caches.
 VALUES_AT_ONCE = 2**19
 PIXELS_AT_ONCE = 2**17
+# Compared values of a band, 4 MB, and the fewest bands, so that no thread waits long for the last.
+BAND_VALUES = 2**20
+LEAST_BANDS = 16
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,10 @@ class Axis:
         low, count = cell.unique_consecutive(return_counts=True)
         high = (low + 1).clamp(max=cells - 1)
         return cls(low, high, count.cumsum(0) - count, count, position - cell)
+
+    def arrays(self) -> tuple[Any, Any, Any, Any, Any]:
+        """As the compiled loops want it."""
+        return (self.low.numpy(), self.high.numpy(), self.start.numpy(), self.count.numpy(), self.weight.numpy())
 
     def pixels(self, blocks: Tensor, most: int) -> Tensor:
         """[b, most]: the pixels of the blocks [b]; those with fewer than `most` repeat their last."""
@@ -74,8 +89,33 @@ class Resize:
         """The resize itself: [K, h, w] -> [K, H, W]."""
         return torch.ops.aten.upsample_bilinear2d.default(planes[None], list(self.size), False, *self.scales)[0]
 
-    def strongest_plane(self, planes: Tensor) -> Tensor:
-        """int64 [H, W]: `plain(planes).argmax(0)` for planes [K, h, w]; ties go to the lowest index."""
+    def strongest_plane(
+        self, planes: Tensor, mix: Callable[[Tensor], Tensor] | None = None, dtype: torch.dtype = torch.int64
+    ) -> Tensor:
+        """[H, W]: `plain(planes).argmax(0)` for planes [K, h, w]; ties go to the lowest index.
+
+        With `mix`, the argmax of what it makes of the planes, cell by cell: it is given some rows of them at a time,
+        [K, some, w] -> [C, some, w], so that C planes need not exist together.
+        """
+        if not _is_for_loops(planes):
+            return self._strongest_plane(planes if mix is None else mix(planes)).to(dtype)
+        result = torch.empty(self.size, dtype=dtype)
+        rows, columns, array = self.rows.arrays(), self.columns.arrays(), result.numpy()
+        count = len(planes) if mix is None else len(mix(planes[:, :1]))
+        bands = self._bands(BAND_VALUES // max(1, count * self.cells[1]))
+
+        def work(numbers: Iterator[int]) -> None:
+            for number in numbers:
+                start, stop = bands[number]
+                first, last = int(rows[0][start]), int(rows[1][stop - 1])
+                band = planes[:, first : last + 1]
+                band = (band if mix is None else mix(band)).contiguous().numpy()
+                find_strongest(band, first, bands[number], rows, columns, MARGIN, array)
+
+        in_threads(work, len(bands))
+        return result
+
+    def _strongest_plane(self, planes: Tensor) -> Tensor:
         best, winner = self._corners(planes, torch.minimum).max(0)  # [g, f]: at least this much is reached
         contested = self._corners(planes, torch.maximum) >= best - MARGIN * best.abs()  # [K, g, f]
         open_blocks = (contested.sum(0, dtype=torch.int32) > 1).nonzero()  # [b, 2]
@@ -90,6 +130,8 @@ class Resize:
 
     def areas_above(self, planes: Tensor, threshold: float) -> Tensor:
         """int64 [K]: pixels of `plain(planes)` that reach the threshold."""
+        if _is_for_loops(planes):
+            return self._mark(planes, threshold, torch.empty(0, 0, dtype=torch.int32))
         inside, open_blocks = self._above(planes, threshold)
         # Products count faster than integers do: float32 is exact for a row, and float64 for the rows together.
         areas = ((inside.float() @ self.columns.count.float()).double() @ self.rows.count.double()).long()
@@ -100,6 +142,10 @@ class Resize:
 
     def mask_above(self, plane: Tensor, threshold: float) -> Tensor:
         """bool [H, W]: where `plain(plane)` of a plane [h, w] reaches the threshold."""
+        if _is_for_loops(plane):
+            result = torch.zeros(self.size, dtype=torch.uint8)
+            self._mark(plane[None], threshold, result, 1)
+            return result.view(torch.bool)
         inside, entries = self._above(plane[None], threshold)
         result = self._spread(inside[0])
         for part in entries.split(self._blocks_at_once):
@@ -109,6 +155,10 @@ class Resize:
 
     def topmost(self, planes: Tensor, threshold: float) -> Tensor:
         """int32 [H, W]: the first of the planes [K, h, w] that reaches the threshold there, -1 where none does."""
+        if _is_for_loops(planes):
+            result = torch.full(self.size, -1, dtype=torch.int32)
+            self._mark(planes, threshold, result)
+            return result
         inside, entries = self._above(planes, threshold)
         first = torch.where(inside.any(0), inside.to(torch.uint8).argmax(0), len(planes))  # [g, f]
         entries = entries[entries[:, 0] < first[entries[:, 1], entries[:, 2]]]  # the others lie underneath
@@ -123,6 +173,26 @@ class Resize:
                 before = result[rows[:, :, None], columns[:, None, :]]
                 self._write(result, few[:, 1:], torch.where(reached, few[:, :1, None].to(torch.int32), before))
         return result
+
+    def _bands(self, most: int) -> list[tuple[int, int]]:
+        """Rows of blocks, `most` of them in a band, as (start, stop)."""
+        count = len(self.rows.low)
+        step = max(1, min(most, count // LEAST_BANDS))
+        return [(start, min(start + step, count)) for start in range(0, count, step)]
+
+    def _mark(self, planes: Tensor, threshold: float, result: Tensor, offset: int = 0) -> Tensor:
+        """int64 [K]: areas above the threshold; `result`, unless it is empty, is filled as `mark_above` says."""
+        bands, margin = self._bands(len(self.rows.low)), MARGIN * abs(threshold)
+        areas = torch.zeros(len(bands), len(planes), dtype=torch.int64)
+        rows, columns = self.rows.arrays(), self.columns.arrays()
+        values, counts, marks = planes.contiguous().numpy(), areas.numpy(), result.numpy()
+
+        def work(numbers: Iterator[int]) -> None:
+            for number in numbers:
+                mark_above(values, threshold, margin, bands[number], rows, columns, counts[number], marks, offset)
+
+        in_threads(work, len(bands))
+        return areas.sum(0)
 
     @property
     def _blocks_at_once(self) -> int:
@@ -194,3 +264,8 @@ class Resize:
         rows, columns = self._pixels(blocks)
         # A repeated pixel is written several times with the same value: the repetitions use its own weights.
         result[rows[:, :, None], columns[:, None, :]] = values
+
+
+def _is_for_loops(planes: Tensor) -> bool:
+    plain = planes.device.type == "cpu" and planes.dtype == torch.float32 and type(planes) is Tensor
+    return compiled.available and plain and not torch.compiler.is_compiling()

@@ -14,7 +14,9 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from maskformer.kernels.mask_loss import mask_losses
+from maskformer.kernels.packed_masks import PackedMasks
 from maskformer.losses.mask_loss import in_full_precision, matched_mask_losses
+from maskformer.losses.matcher import MaskFormerHungarianMatcher
 from maskformer.losses.targets import check_predictions, checked_class_labels, checked_masks
 
 __all__ = ["LossNormalizer", "MaskFormerLoss"]
@@ -40,6 +42,10 @@ class LossNormalizer:
             anywhere) divides by 1 instead: the sums are 0 then.
         class_weight: sum over the queries of the weight of the class that each is assigned, 0-d or a number: the
             denominator of a weighted cross entropy. A matched query has its target's class, any other "no object".
+
+    Examples:
+        >>> LossNormalizer(num_masks=4.0, class_weight=20.0).num_masks
+        4.0
     """
 
     num_masks: Tensor | float
@@ -101,6 +107,15 @@ class MaskFormerLoss(nn.Module):
 
     Raises:
         ValueError: weights that are negative, not finite or of the wrong number.
+
+    Examples:
+        >>> weights = {"loss_cross_entropy": 1.0, "loss_mask": 20.0, "loss_dice": 1.0}
+        >>> criterion = MaskFormerLoss(3, MaskFormerHungarianMatcher(1.0, 20.0, 1.0), weights, eos_coef=0.1)
+        >>> masks, labels = torch.ones(1, 32, 32, dtype=torch.bool), torch.tensor([2])
+        >>> logits = torch.zeros(1, 5, 8, 8), torch.zeros(1, 5, 4)  # [B, Q, h, w], [B, Q, C + 1]
+        >>> terms = criterion(*logits, [masks], [labels])
+        >>> {name: round(float(value), 3) for name, value in terms.items()}
+        {'loss_cross_entropy': 1.386, 'loss_mask': 0.043, 'loss_dice': 0.333}
     """
 
     empty_weight: Tensor
@@ -148,7 +163,7 @@ class MaskFormerLoss(nn.Module):
         self,
         masks_queries_logits: Tensor,
         class_queries_logits: Tensor,
-        mask_labels: Sequence[Tensor] | Tensor,
+        mask_labels: Sequence[Tensor | PackedMasks] | Tensor,
         class_labels: Sequence[Tensor] | Tensor,
         auxiliary_predictions: Sequence[Mapping[str, Tensor]] | None = None,
         normalizer: LossNormalizer | None = None,
@@ -159,8 +174,9 @@ class MaskFormerLoss(nn.Module):
         Args:
             masks_queries_logits: [B, Q, h, w]
             class_queries_logits: [B, Q, C+1], the last class is "no object".
-            mask_labels: per image [N, H, W], bool, uint8 or float with only 0 and 1, or one [B, N, H, W]. Smaller
-                images are padded with 0 at the bottom and on the right to the largest of the batch. N may be 0.
+            mask_labels: per image [N, H, W], bool, uint8 or float with only 0 and 1, or packed, or one [B, N, H, W].
+                Smaller images are padded with 0 at the bottom and on the right to the largest of the batch. N may be 0.
+                Packed masks are not unpacked but a few at a time.
             class_labels: per image [N] integers in 0..C-1.
             auxiliary_predictions: per decoder layer but the last a mapping with the two logits, by these names.
             normalizer: what to divide the sums by. None: that of these targets, as a mean over all processes when
@@ -186,8 +202,9 @@ class MaskFormerLoss(nn.Module):
         _check_finite(heads)
         losses: dict[str, Tensor] = {}
         with torch.autocast(masks_queries_logits.device.type, enabled=False):
-            for suffix, (masks_logits, class_logits) in heads.items():
-                sums = self._head_sums(masks_logits, class_logits, (masks, labels, valid))
+            matches = self._match(list(heads.values()), masks, labels, valid)
+            for (suffix, head), own in zip(heads.items(), matches, strict=True):
+                sums = self._head_sums(*head, own, (masks, labels, valid))
                 numbers = (normalizer.class_weight, normalizer.num_masks, normalizer.num_masks)
                 for name, value, number in zip(TERMS, sums, numbers, strict=True):
                     losses[name + suffix] = value / _not_zero(number, value)
@@ -213,16 +230,32 @@ class MaskFormerLoss(nn.Module):
                 )
         return heads
 
+    def _match(
+        self,
+        heads: list[tuple[Tensor, Tensor]],
+        masks: list[Tensor | PackedMasks],
+        labels: list[Tensor],
+        valid: Tensor | None,
+    ) -> list[list[tuple[Tensor, Tensor]]]:
+        """Per head and image the matched queries and targets, on the device of the logits."""
+        if type(self.matcher) is MaskFormerHungarianMatcher:
+            return self.matcher.match_heads(heads, masks, labels, valid)
+        # An own matcher, written for transformers, knows bool masks and four arguments.
+        unpacked = [own if isinstance(own, Tensor) else own.unpack() for own in masks]
+        extra, device = () if valid is None else (valid,), heads[0][0].device
+        return [
+            [(q.to(device), t.to(device)) for q, t in self.matcher(*head, unpacked, labels, *extra)] for head in heads
+        ]
+
     def _head_sums(
-        self, masks_logits: Tensor, class_logits: Tensor, targets: tuple[list[Tensor], list[Tensor], Tensor | None]
+        self,
+        masks_logits: Tensor,
+        class_logits: Tensor,
+        matches: list[tuple[Tensor, Tensor]],
+        targets: tuple[list[Tensor | PackedMasks], list[Tensor], Tensor | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The three terms of one head before they are divided by the normalizer."""
         (masks, labels, valid), device = targets, class_logits.device
-        # An own matcher, written for transformers, knows four arguments.
-        extra = () if valid is None else (valid,)
-        matches = [
-            (q.to(device), t.to(device)) for q, t in self.matcher(masks_logits, class_logits, masks, labels, *extra)
-        ]
         images = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(matches)])  # [P]
         queries = torch.cat([queries for queries, _ in matches])  # [P]
 

@@ -8,12 +8,15 @@ Shapes: P mask pairs, N targets of one image, H W image, h w stride-4 map, K pix
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from maskformer.kernels.packed_masks import PackedMasks
 
 __all__ = ["FOCAL_ALPHA", "dice_loss", "in_full_precision", "matched_mask_losses", "sigmoid_focal_loss"]
 
@@ -39,6 +42,11 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, valid: Tensor | None = N
 
     Returns:
         [P] losses >= 0; 0 where no pixel is valid.
+
+    Examples:
+        >>> loss = sigmoid_focal_loss(torch.zeros(1, 64), torch.ones(1, 64, dtype=torch.bool))
+        >>> round(float(loss), 4)  # 1/4 x (1/2)^2 x log 2
+        0.0433
     """
     # With the sign turned towards the mistake, both cases of the loss are one formula: the probability of being
     # wrong, squared, times the cross entropy softplus(wrong).
@@ -52,6 +60,11 @@ def dice_loss(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> T
     """Dice loss of each mask pair: 1 - (2 |intersection| + 1) / (|prediction| + |target| + 1), in [0, 1).
 
     Arguments and result as for `sigmoid_focal_loss`.
+
+    Examples:
+        >>> loss = dice_loss(torch.full((1, 64), 20.0), torch.ones(1, 64, dtype=torch.bool))
+        >>> round(float(loss), 3)
+        0.0
     """
     probs = logits.sigmoid()
     if valid is not None:
@@ -62,7 +75,7 @@ def dice_loss(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> T
 
 def matched_mask_losses(
     logits: Tensor,
-    masks: Sequence[Tensor],
+    masks: Sequence[Tensor | PackedMasks],
     target_index: Sequence[Tensor],
     valid: Sequence[Tensor] | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -70,11 +83,17 @@ def matched_mask_losses(
 
     The pairs are worked on a few at a time and recomputed in the backward pass: what stays in memory between the
     passes is at stride 4, whatever the number of targets. `logits` must be float32 or float64.
+
+    Examples:
+        >>> masks = torch.ones(2, 32, 32, dtype=torch.bool)
+        >>> focal, dice = matched_mask_losses(torch.zeros(1, 8, 8), [masks], [torch.tensor([1])])  # one pair: [P, h, w]
+        >>> round(float(focal), 4), round(float(dice), 3)
+        (0.0433, 0.333)
     """
     losses: list[tuple[Tensor, Tensor]] = []
     for image, of_image in enumerate(torch.split(logits, [len(rows) for rows in target_index])):
         pixels = None if valid is None else valid[image]
-        at_once = max(1, _PIXELS_AT_ONCE // masks[image].shape[1:].numel())
+        at_once = max(1, _PIXELS_AT_ONCE // math.prod(masks[image].shape[1:]))
         for few, rows in zip(of_image.split(at_once), target_index[image].split(at_once), strict=True):
             few_losses = checkpoint(
                 _pair_losses, few, masks[image], rows, pixels, use_reentrant=False, preserve_rng_state=False
@@ -84,9 +103,11 @@ def matched_mask_losses(
     return torch.cat(focal), torch.cat(dice)
 
 
-def _pair_losses(logits: Tensor, masks: Tensor, rows: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+def _pair_losses(
+    logits: Tensor, masks: Tensor | PackedMasks, rows: Tensor, valid: Tensor | None
+) -> tuple[Tensor, Tensor]:
     # The targets are gathered in here, and not by the caller, so that no copy of them waits for the backward pass.
-    size = (masks.shape[-2], masks.shape[-1])
+    size = (masks.shape[1], masks.shape[2])
     logits = F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False).flatten(1)  # [P, K]
     targets = masks[rows].flatten(1)  # [P, K]
     valid = None if valid is None else valid.flatten()  # [K]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskformer.kernels.matching_cost import matching_costs
+from maskformer.kernels.packed_masks import PackedMasks
 from maskformer.losses.mask_loss import FOCAL_ALPHA, in_full_precision
 from maskformer.losses.targets import check_predictions, checked_class_labels, checked_masks
 
@@ -31,6 +33,11 @@ def pairwise_focal_cost(logits: Tensor, targets: Tensor, valid: Tensor | None = 
 
     Returns:
         [Q, N] costs >= 0.
+
+    Examples:
+        >>> cost = pairwise_focal_cost(torch.zeros(5, 64), torch.ones(2, 64, dtype=torch.bool))
+        >>> tuple(cost.shape)  # [Q, N]
+        (5, 2)
     """
     probs = logits.sigmoid()
     on_mask = FOCAL_ALPHA * (1 - probs).square() * F.softplus(-logits)  # [Q, K] cost where the target is 1
@@ -43,7 +50,13 @@ def pairwise_focal_cost(logits: Tensor, targets: Tensor, valid: Tensor | None = 
 
 
 def pairwise_dice_cost(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Dice loss between every query and every target; arguments and result as for `pairwise_focal_cost`."""
+    """Dice loss between every query and every target; arguments and result as for `pairwise_focal_cost`.
+
+    Examples:
+        >>> cost = pairwise_dice_cost(torch.full((5, 64), 20.0), torch.ones(2, 64, dtype=torch.bool))
+        >>> tuple(cost.shape), round(abs(float(cost.max())), 3)  # [Q, N]
+        ((5, 2), 0.0)
+    """
     probs = logits.sigmoid()
     if valid is not None:
         probs, targets = probs * valid, targets * valid
@@ -61,6 +74,14 @@ class MaskFormerHungarianMatcher(nn.Module):
 
     Raises:
         ValueError: when all three weights are 0.
+
+    Examples:
+        >>> matcher = MaskFormerHungarianMatcher(cost_class=1.0, cost_mask=20.0, cost_dice=1.0)
+        >>> logits = torch.full((1, 5, 8, 8), -5.0)  # [B, Q, h, w]
+        >>> logits[0, 3] = 5.0
+        >>> masks, labels = torch.ones(1, 32, 32, dtype=torch.bool), torch.tensor([2])
+        >>> matcher(logits, torch.zeros(1, 5, 4), [masks], [labels])  # query 3 answers for target 0
+        [(tensor([3]), tensor([0]))]
     """
 
     def __init__(self, cost_class: float = 1.0, cost_mask: float = 1.0, cost_dice: float = 1.0) -> None:
@@ -77,7 +98,7 @@ class MaskFormerHungarianMatcher(nn.Module):
         self,
         masks_queries_logits: Tensor,
         class_queries_logits: Tensor,
-        mask_labels: Sequence[Tensor] | Tensor,
+        mask_labels: Sequence[Tensor | PackedMasks] | Tensor,
         class_labels: Sequence[Tensor] | Tensor,
         valid_mask: Tensor | None = None,
     ) -> list[tuple[Tensor, Tensor]]:
@@ -89,36 +110,58 @@ class MaskFormerHungarianMatcher(nn.Module):
             out, which is said once per matcher in a warning.
         """
         check_predictions(masks_queries_logits, class_queries_logits, "the predictions")
-        batch_size, num_queries, num_classes = class_queries_logits.shape
-        device = class_queries_logits.device
+        batch_size, _, num_classes = class_queries_logits.shape
         labels = checked_class_labels(class_labels, batch_size, num_classes - 1)
-        masks, valid = checked_masks(mask_labels, valid_mask, labels, device)
+        masks, valid = checked_masks(mask_labels, valid_mask, labels, class_queries_logits.device)
+        return self.match_heads([(masks_queries_logits, class_queries_logits)], masks, labels, valid)[0]
+
+    @torch.no_grad()
+    def match_heads(
+        self,
+        heads: Sequence[tuple[Tensor, Tensor]],
+        masks: Sequence[Tensor | PackedMasks],
+        labels: Sequence[Tensor],
+        valid: Tensor | None = None,
+    ) -> list[list[tuple[Tensor, Tensor]]]:
+        """What `forward` returns, of each head's mask and class logits; one copy to the host for all of them.
+
+        The targets must be as `checked_masks` and `checked_class_labels` give them.
+        """
+        device, num_queries = heads[0][1].device, heads[0][1].shape[1]
         self._warn_of_surplus(labels, num_queries)
+        costs: list[Tensor] = []
         with torch.autocast(device.type, enabled=False):
-            costs = [
-                self._costs(masks_queries_logits[i], class_queries_logits[i], masks[i], labels[i], image_valid)
-                for i, image_valid in enumerate([None] * batch_size if valid is None else valid)
-            ]
-        return _assign(costs, device)
+            # The targets are looked up once per image and size, not for every head.
+            cells = cache(
+                lambda image, *size: (
+                    _nearest(masks[image], size),
+                    None if valid is None else _nearest(valid[image][None], size)[0],
+                )
+            )
+            for masks_logits, class_logits in heads:
+                costs += [
+                    self._costs(own_masks, own_classes, *cells(image, *own_masks.shape[-2:]), labels[image])
+                    for image, (own_masks, own_classes) in enumerate(zip(masks_logits, class_logits, strict=True))
+                ]
+        pairs, batch_size = _assign(costs, len(labels), device), len(labels)
+        return [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
 
     def _costs(
-        self, masks_logits: Tensor, class_logits: Tensor, masks: Tensor, labels: Tensor, valid: Tensor | None
+        self, masks_logits: Tensor, class_logits: Tensor, targets: Tensor, pixels: Tensor | None, labels: Tensor
     ) -> Tensor:
-        """[Q, N] of one image."""
+        """[Q, N] of one image; targets [N, K] and valid pixels [K] bool."""
         if len(labels) == 0:
             return class_logits.new_zeros((len(class_logits), 0), dtype=torch.float32)
-        size = (masks_logits.shape[-2], masks_logits.shape[-1])
-        logits = in_full_precision(masks_logits).flatten(1)  # [Q, K]
-        targets = _nearest(masks, size).to(logits.dtype)  # [N, K]
-        pixels = None if valid is None else _nearest(valid[None], size)[0].to(logits.dtype)  # [K]
         probs = in_full_precision(class_logits).softmax(dim=-1)  # [Q, C+1]
-        if logits.device.type == "cpu":
-            focal, dice = matching_costs(logits, targets, pixels)
+        if masks_logits.device.type == "cpu":
+            focal, dice = matching_costs(masks_logits, targets, pixels)
         else:
-            focal, dice = pairwise_focal_cost(logits, targets, pixels), pairwise_dice_cost(logits, targets, pixels)
+            logits = in_full_precision(masks_logits).flatten(1)  # [Q, K]
+            arguments = logits, targets.to(logits.dtype), None if pixels is None else pixels.to(logits.dtype)
+            focal, dice = pairwise_focal_cost(*arguments), pairwise_dice_cost(*arguments)
         return self.cost_class * -probs[:, labels.to(probs.device)] + self.cost_mask * focal + self.cost_dice * dice
 
-    def _warn_of_surplus(self, labels: list[Tensor], num_queries: int) -> None:
+    def _warn_of_surplus(self, labels: Sequence[Tensor], num_queries: int) -> None:
         image, most = max(enumerate(map(len, labels)), key=lambda pair: pair[1])
         if most > num_queries and not self._warned_of_surplus:
             self._warned_of_surplus = True
@@ -133,27 +176,34 @@ class MaskFormerHungarianMatcher(nn.Module):
         return f"cost_class={self.cost_class}, cost_mask={self.cost_mask}, cost_dice={self.cost_dice}"
 
 
-def _nearest(masks: Tensor, size: tuple[int, int]) -> Tensor:
+def _nearest(masks: Tensor | PackedMasks, size: tuple[int, int]) -> Tensor:
+    """bool [N, K] at another size."""
+    if isinstance(masks, PackedMasks):
+        return masks.with_planes(_pick(masks.planes, size)).unpack().flatten(1)  # [N, K]
+    return _pick(masks, size).flatten(1)  # [N, K]
+
+
+def _pick(planes: Tensor, size: tuple[int, int]) -> Tensor:
     # The cells that nearest interpolation picks, then two gathers: interpolating the masks themselves takes ten times
     # as long, because torch's kernel is made for many channels.
     rows, columns = (
-        F.interpolate(torch.arange(length, dtype=torch.float64, device=masks.device)[None, None], cells)
+        F.interpolate(torch.arange(length, dtype=torch.float64, device=planes.device)[None, None], cells)
         .long()
         .flatten()
-        for length, cells in zip(masks.shape[-2:], size, strict=True)
+        for length, cells in zip(planes.shape[-2:], size, strict=True)
     )
-    return masks[:, rows[:, None], columns].flatten(1)  # [N, K]
+    return planes[:, rows[:, None], columns]
 
 
-def _assign(costs: list[Tensor], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+def _assign(costs: list[Tensor], batch_size: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """Hungarian assignment on the CPU; all cost matrices travel there, and all indices back, in one copy each."""
     host = torch.cat([cost.flatten() for cost in costs]).cpu().split([cost.numel() for cost in costs])
     pairs: list[Tensor] = []
-    for image, (cost, values) in enumerate(zip(costs, host, strict=True)):
+    for number, (cost, values) in enumerate(zip(costs, host, strict=True)):
         if not values.isfinite().all():
             raise FloatingPointError(
-                f"The matching costs of image {image} are non-finite: masks_queries_logits or class_queries_logits "
-                "of this image holds NaN, infinity or values too large for float32."
+                f"The matching costs of image {number % batch_size} are non-finite: masks_queries_logits or "
+                "class_queries_logits of this image holds NaN, infinity or values too large for float32."
             )
         chosen = linear_sum_assignment(values.view(cost.shape).numpy())
         pairs.append(torch.from_numpy(np.stack(chosen).astype(np.int64)))  # [2, min(Q, N)]

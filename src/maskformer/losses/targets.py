@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskformer.kernels.packed_masks import PackedMasks
+
 __all__ = ["check_predictions", "checked_class_labels", "checked_masks"]
 
 
@@ -56,34 +58,31 @@ def checked_class_labels(class_labels: Sequence[Tensor] | Tensor, num_images: in
 
 
 def checked_masks(
-    mask_labels: Sequence[Tensor] | Tensor, valid_mask: Tensor | None, labels: list[Tensor], device: torch.device
-) -> tuple[list[Tensor], Tensor | None]:
+    mask_labels: Sequence[Tensor | PackedMasks] | Tensor,
+    valid_mask: Tensor | None,
+    labels: list[Tensor],
+    device: torch.device,
+) -> tuple[list[Tensor | PackedMasks], Tensor | None]:
     """The masks as bool per image [N, H, W], padded with False to the largest of the batch, and [B, H, W] valid pixels.
 
-    Both on `device`; `labels` are those of `checked_class_labels`.
+    Both on `device`; packed masks stay packed. `labels` are those of `checked_class_labels`.
     """
     found = len(mask_labels)
     _require((found == len(labels), f"mask_labels has {found} entries, expected one per image: {len(labels)}."))
     for image, (masks, classes) in enumerate(zip(mask_labels, labels, strict=True)):
-        name, shape = f"mask_labels of image {image}", masks.shape
-        binary = masks.dtype in (torch.bool, torch.uint8) or masks.is_floating_point()
-        counts = f"{shape[:1].numel()} masks in mask_labels but {len(classes)} labels in class_labels"
-        _require(
-            (masks.ndim == 3 and 0 not in shape[1:], f"{name} has shape {list(shape)}, expected [N, height, width]."),
-            (shape[:1] == classes.shape, f"Image {image} has {counts}, expected one label per mask."),
-            (binary, f"{name} is {masks.dtype}, expected bool, uint8 or float (split a map of ids into masks)."),
-        )
-        if masks.dtype != torch.bool and (wrong := (masks != 0) & (masks != 1)).any():
-            raise ValueError(
-                f"{name} holds the value {masks[wrong][0].item():g}, expected only 0 and 1 "
-                "(pad masks with 0, and pass ignored pixels as valid_mask)."
-            )
+        _check_masks(masks, len(classes), image)
     height, width = (max(masks.shape[axis] for masks in mask_labels) for axis in (1, 2))
-    padded: list[Tensor] = []
-    for masks in mask_labels:
-        border = (0, width - masks.shape[2], 0, height - masks.shape[1])
-        masks = masks.to(device=device, dtype=torch.bool)
-        padded.append(F.pad(masks, border) if any(border) else masks)  # without a border it would copy
+
+    def pad(planes: Tensor) -> Tensor:
+        border = (0, width - planes.shape[2], 0, height - planes.shape[1])
+        return F.pad(planes, border) if any(border) else planes  # without a border it would copy
+
+    padded = [
+        pad(masks.to(device=device, dtype=torch.bool))
+        if isinstance(masks, Tensor)
+        else masks.with_planes(pad(masks.planes.to(device)))
+        for masks in mask_labels
+    ]
     if valid_mask is None:
         return padded, None
     expected, got = [len(padded), height, width], f"{valid_mask.dtype} of shape {list(valid_mask.shape)}"
@@ -94,3 +93,21 @@ def checked_masks(
         )
     )
     return padded, valid_mask.to(device)
+
+
+def _check_masks(masks: Tensor | PackedMasks, num_labels: int, image: int) -> None:
+    name, shape = f"mask_labels of image {image}", masks.shape
+    counts = f"{shape[0] if shape else 0} masks in mask_labels but {num_labels} labels in class_labels"
+    _require(
+        (len(shape) == 3 and 0 not in shape[1:], f"{name} has shape {list(shape)}, expected [N, height, width]."),
+        (shape[:1] == (num_labels,), f"Image {image} has {counts}, expected one label per mask."),
+    )
+    if isinstance(masks, PackedMasks) or masks.dtype == torch.bool:
+        return
+    binary = masks.dtype == torch.uint8 or masks.is_floating_point()
+    _require((binary, f"{name} is {masks.dtype}, expected bool, uint8 or float (split a map of ids into masks)."))
+    if (wrong := (masks != 0) & (masks != 1)).any():
+        raise ValueError(
+            f"{name} holds the value {masks[wrong][0].item():g}, expected only 0 and 1 "
+            "(pad masks with 0, and pass ignored pixels as valid_mask)."
+        )

@@ -9,14 +9,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from maskformer.kernels.dense import Linear, linear
+
 
 class MaskEmbedder(nn.Sequential):
-    """MLP with two hidden layers and ReLU, [.., D] -> [.., E]."""
+    """MLP with two hidden layers and ReLU, [.., D] -> [.., E].
+
+    Examples:
+        >>> embed = MaskEmbedder(width=32, mask_width=24)
+        >>> tuple(embed(torch.zeros(2, 10, 32)).shape)  # [B, Q, E]
+        (2, 10, 24)
+    """
 
     def __init__(self, width: int, mask_width: int, num_layers: int = 3):
         widths = [width] * num_layers + [mask_width]
         blocks: list[nn.Module] = [
-            nn.Sequential(nn.Linear(widths[i], widths[i + 1]), nn.ReLU() if i + 1 < num_layers else nn.Identity())
+            nn.Sequential(Linear(widths[i], widths[i + 1]), nn.ReLU() if i + 1 < num_layers else nn.Identity())
             for i in range(num_layers)
         ]
         super().__init__(*blocks)
@@ -24,4 +32,8 @@ class MaskEmbedder(nn.Sequential):
 
 def predict_masks(mask_embeddings: Tensor, pixel_embeddings: Tensor) -> Tensor:
     """Mask logits [B, Q, h, w]: the product of [B, Q, E] with [B, E, h, w]."""
+    if not torch.compiler.is_compiling() and len(mask_embeddings) == 1:
+        cells = pixel_embeddings[0].permute(1, 2, 0)  # [h, w, E]
+        masks = linear(mask_embeddings[0], cells.flatten(0, 1))  # [Q, h * w]
+        return masks.unflatten(1, cells.shape[:2])[None]
     return torch.einsum("bqe,behw->bqhw", mask_embeddings, pixel_embeddings)

@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from maskformer.configuration import MaskFormerConfig
+from maskformer.kernels.dense import Linear
+from maskformer.kernels.packed_masks import PackedMasks
 from maskformer.losses import LossNormalizer, MaskFormerHungarianMatcher, MaskFormerLoss
 from maskformer.modeling import published_layout
 from maskformer.modeling.backbones import build_backbone
@@ -127,7 +129,17 @@ def _dropouts(decoder_config: Any) -> tuple[float, float, float]:
 
 
 class MaskFormerModel(MaskFormerPreTrainedModel):
-    """The network without its prediction heads (paper figure 2, left and middle)."""
+    """The network without its prediction heads (paper figure 2, left and middle).
+
+    Examples:
+        >>> model = MaskFormerModel(MaskFormerConfig.from_zoo("r50-ade20k-150")).eval()
+        >>> with torch.no_grad():
+        ...     output = model(torch.zeros(1, 3, 64, 96))
+        >>> tuple(output.pixel_decoder_last_hidden_state.shape)  # [B, E, h, w]
+        (1, 256, 16, 24)
+        >>> tuple(output.transformer_decoder_last_hidden_state.shape)  # [B, Q, D]
+        (1, 100, 256)
+    """
 
     def __init__(self, config: MaskFormerConfig):
         super().__init__(config)
@@ -193,22 +205,35 @@ class MaskFormerModel(MaskFormerPreTrainedModel):
 
     def _check_pixel_values(self, pixel_values: Tensor | None) -> None:
         channels = getattr(self.config.backbone_config, "num_channels", 3)
-        if pixel_values is None or pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
-            got = "nothing" if pixel_values is None else f"a tensor of shape {list(pixel_values.shape)}"
+        # A list is what the processor gives without return_tensors="pt".
+        shape = list(pixel_values.shape) if isinstance(pixel_values, Tensor) else None
+        if shape is None or len(shape) != 4 or shape[1] != channels:
+            kind = "nothing" if pixel_values is None else f"a {type(pixel_values).__name__}"
+            got = kind if shape is None else f"a tensor of shape {shape}"
             raise ValueError(
                 f"pixel_values is {got}, expected [batch, {channels}, height, width]: "
-                "prepare the images with MaskFormerImageProcessor"
+                'prepare the images with MaskFormerImageProcessor(...)(images, return_tensors="pt")'
             )
 
 
 class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
-    """MaskFormer with its heads and its loss: semantic, instance and panoptic segmentation by the same weights."""
+    """MaskFormer with its heads and its loss: semantic, instance and panoptic segmentation by the same weights.
+
+    Examples:
+        >>> config = MaskFormerConfig.from_zoo("r50-ade20k-150")
+        >>> model = MaskFormerForInstanceSegmentation(config)
+        >>> masks, labels = torch.zeros(1, 64, 96, dtype=torch.bool), torch.tensor([7])
+        >>> masks[:, 10:40, 20:60] = True
+        >>> output = model(torch.zeros(1, 3, 64, 96), mask_labels=[masks], class_labels=[labels])
+        >>> tuple(output.class_queries_logits.shape), tuple(output.masks_queries_logits.shape), output.loss.ndim
+        ((1, 100, 151), (1, 100, 16, 24), 0)
+    """
 
     def __init__(self, config: MaskFormerConfig):
         super().__init__(config)
         width, num_labels = config.decoder_config.d_model, cast(int, config.num_labels)
         self.model = MaskFormerModel(config)
-        self.class_predictor = nn.Linear(width, num_labels + 1)
+        self.class_predictor = Linear(width, num_labels + 1)
         self.mask_embedder = MaskEmbedder(width, config.mask_feature_size)
         self.matcher = MaskFormerHungarianMatcher(
             cost_class=config.class_cost, cost_mask=config.mask_weight, cost_dice=config.dice_weight
@@ -231,7 +256,7 @@ class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
         self,
         masks_queries_logits: Tensor,
         class_queries_logits: Tensor,
-        mask_labels: list[Tensor],
+        mask_labels: Sequence[Tensor | PackedMasks],
         class_labels: list[Tensor],
         auxiliary_logits: list[dict[str, Tensor]] | None = None,
         normalizer: LossNormalizer | None = None,
@@ -262,7 +287,7 @@ class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
     def forward(
         self,
         pixel_values: Tensor,
-        mask_labels: list[Tensor] | None = None,
+        mask_labels: Sequence[Tensor | PackedMasks] | None = None,
         class_labels: list[Tensor] | None = None,
         pixel_mask: Tensor | None = None,
         output_auxiliary_logits: bool | None = None,
@@ -277,7 +302,7 @@ class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
 
         Args:
             pixel_values: normalised images [B, 3, H, W].
-            mask_labels: per image [N, H, W] in {0, 1}; N may be 0.
+            mask_labels: per image [N, H, W] in {0, 1}, as a tensor or packed; N may be 0.
             class_labels: per image [N], 0 to C - 1.
             pixel_mask: [B, H, W], 1 = image, 0 = padding; it does not enter the network (see `MaskFormerModel`).
             output_auxiliary_logits: also return the predictions of the decoder layers before the last; they exist

@@ -26,6 +26,11 @@ class MaskFormerModelOutput(ModelOutput):
         hidden_states: the three tuples above in one.
         attentions: decoder self-attention per layer [B, heads, Q, Q]; with `output_attentions`, as the next.
         cross_attentions: decoder cross-attention per layer [B, heads, Q, H/32 * W/32].
+
+    Examples:
+        >>> output = MaskFormerModelOutput(pixel_decoder_last_hidden_state=torch.zeros(1, 256, 16, 24))
+        >>> list(output.keys())  # what is None is left out, also of the tuple
+        ['pixel_decoder_last_hidden_state']
     """
 
     encoder_last_hidden_state: Tensor | None = None
@@ -51,6 +56,13 @@ class MaskFormerForInstanceSegmentationOutput(ModelOutput):
             `output_auxiliary_logits` and deep supervision.
 
     The other fields are those of `MaskFormerModelOutput`.
+
+    Examples:
+        >>> output = MaskFormerForInstanceSegmentationOutput(
+        ...     class_queries_logits=torch.zeros(1, 100, 151), masks_queries_logits=torch.zeros(1, 100, 16, 24)
+        ... )
+        >>> output.loss is None, tuple(output["masks_queries_logits"].shape)
+        (True, (1, 100, 16, 24))
     """
 
     loss: Tensor | None = None

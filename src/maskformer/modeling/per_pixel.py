@@ -47,7 +47,15 @@ def per_pixel_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_IN
 
 
 class PerPixelBaseline(MaskFormerPreTrainedModel):
-    """Pixel decoder and a 1x1 convolution (the paper's PerPixelBaseline)."""
+    """Pixel decoder and a 1x1 convolution (the paper's PerPixelBaseline).
+
+    Examples:
+        >>> from maskformer import MaskFormerConfig
+        >>> model = PerPixelBaseline(MaskFormerConfig.from_zoo("per-pixel-baseline-r50-ade20k-150")).eval()
+        >>> with torch.no_grad():
+        ...     tuple(model(torch.zeros(1, 3, 64, 96)).logits.shape)  # [B, C, h, w]
+        (1, 150, 16, 24)
+    """
 
     config_class = PerPixelBaselineConfig
 
@@ -68,7 +76,15 @@ class PerPixelBaseline(MaskFormerPreTrainedModel):
 
 
 class PerPixelBaselinePlus(MaskFormerPreTrainedModel):
-    """The whole of MaskFormer's network with one query per class and no class head (PerPixelBaseline+)."""
+    """The whole of MaskFormer's network with one query per class and no class head (PerPixelBaseline+).
+
+    Examples:
+        >>> from maskformer import MaskFormerConfig
+        >>> model = PerPixelBaselinePlus(MaskFormerConfig.from_zoo("per-pixel-baseline-plus-r50-ade20k-150")).eval()
+        >>> with torch.no_grad():
+        ...     tuple(model(torch.zeros(1, 3, 64, 96)).logits.shape)  # [B, C, h, w]
+        (1, 150, 16, 24)
+    """
 
     config_class = PerPixelBaselineConfig
 

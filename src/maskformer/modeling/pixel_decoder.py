@@ -14,6 +14,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maskformer.kernels.dense import Conv2d
 from maskformer.modeling.attention import FeedForward, MultiHeadAttention
 from maskformer.modeling.position import sine_position_encoding
 
@@ -29,7 +30,7 @@ class PixelDecoderOutput(NamedTuple):
 
 
 def _convolution(in_width: int, width: int, kernel: int) -> nn.Sequential:
-    convolution = nn.Conv2d(in_width, width, kernel, padding=kernel // 2, bias=False)
+    convolution = Conv2d(in_width, width, kernel, padding=kernel // 2, bias=False)
     return nn.Sequential(convolution, nn.GroupNorm(GROUPS, width))
 
 
@@ -37,7 +38,7 @@ class FPNConvolution(nn.Sequential):
     """3x3 convolution, group norm, ReLU."""
 
     def __init__(self, in_width: int, width: int):
-        super().__init__(*_convolution(in_width, width, 3), nn.ReLU())
+        super().__init__(*_convolution(in_width, width, 3), nn.ReLU(inplace=True))
 
 
 class FPNLayer(nn.Module):
@@ -50,7 +51,8 @@ class FPNLayer(nn.Module):
 
     def forward(self, above: Tensor, lateral: Tensor) -> Tensor:
         lateral = self.proj(lateral)
-        return self.block(lateral + F.interpolate(above, size=lateral.shape[-2:], mode="nearest"))
+        lateral += F.interpolate(above, size=lateral.shape[-2:], mode="nearest")
+        return self.block(lateral)
 
 
 class FPN(nn.Module):
@@ -104,6 +106,12 @@ class PixelDecoder(nn.Module):
 
     Raises:
         ValueError: the pyramid's width is not a multiple of 32, the number of groups of its norms.
+
+    Examples:
+        >>> decoder = PixelDecoder([8, 16, 32, 64], width=32, mask_width=24)
+        >>> maps = [torch.zeros(1, 8 * 2**level, 32 // 2**level, 48 // 2**level) for level in range(4)]
+        >>> tuple(decoder(maps).pixel_embeddings.shape)  # [B, E, h, w]
+        (1, 24, 32, 48)
     """
 
     def __init__(
@@ -115,11 +123,11 @@ class PixelDecoder(nn.Module):
                 f"fpn_feature_size is {width}, expected a multiple of {GROUPS}, the groups of the group norms"
             )
         lowest_width = backbone_widths[-1]
-        self.input_projection = nn.Conv2d(lowest_width, width, 1) if encoder is not None else None
+        self.input_projection = Conv2d(lowest_width, width, 1) if encoder is not None else None
         self.encoder = encoder
         self.transformer_width = lowest_width if encoder is None else width
         self.fpn = FPN(backbone_widths[:-1], self.transformer_width, width)
-        self.mask_projection = nn.Conv2d(width, mask_width, 3, padding=1)
+        self.mask_projection = Conv2d(width, mask_width, 3, padding=1)
 
     def forward(self, feature_maps: Sequence[Tensor]) -> PixelDecoderOutput:
         lowest = feature_maps[-1]

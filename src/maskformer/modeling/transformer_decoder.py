@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from maskformer.kernels.dense import Conv2d
 from maskformer.modeling.attention import FeedForward, MultiHeadAttention
 from maskformer.modeling.position import sine_position_encoding
 
@@ -54,7 +55,15 @@ class DecoderLayer(FeedForward):
 
 
 class TransformerDecoder(nn.Module):
-    """The stack of layers and the norm they share."""
+    """The stack of layers and the norm they share.
+
+    Examples:
+        >>> layer = DecoderLayer(32, num_heads=4, hidden=64, dropouts=(0.0, 0.0, 0.0), act=nn.ReLU())
+        >>> decoder = TransformerDecoder([layer], 32)
+        >>> image = torch.zeros(1, 24, 32)  # [B, cells, D]
+        >>> len(decoder(torch.zeros(1, 10, 32), image, image).hidden_states)  # before the first layer, and after each
+        2
+    """
 
     def __init__(self, layers: Sequence[DecoderLayer], width: int):
         super().__init__()
@@ -81,12 +90,19 @@ class TransformerDecoder(nn.Module):
 
 
 class TransformerModule(nn.Module):
-    """Queries, input projection (where widths differ, or where it is enforced) and the decoder."""
+    """Queries, input projection (where widths differ, or where it is enforced) and the decoder.
+
+    Examples:
+        >>> layer = DecoderLayer(32, num_heads=4, hidden=64, dropouts=(0.0, 0.0, 0.0), act=nn.ReLU())
+        >>> module = TransformerModule(64, 32, num_queries=10, decoder=TransformerDecoder([layer], 32), project=True)
+        >>> tuple(module(torch.zeros(1, 64, 4, 6)).hidden_states[-1].shape)  # [B, Q, D]
+        (1, 10, 32)
+    """
 
     def __init__(self, in_width: int, width: int, num_queries: int, decoder: TransformerDecoder, project: bool):
         super().__init__()
         self.queries_embedder = nn.Embedding(num_queries, width)
-        self.input_projection = nn.Conv2d(in_width, width, 1) if project or in_width != width else None
+        self.input_projection = Conv2d(in_width, width, 1) if project or in_width != width else None
         self.decoder = decoder
         self.width = width
 

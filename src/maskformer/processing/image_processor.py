@@ -28,6 +28,12 @@ class MaskFormerImageProcessor(BaseImageProcessor):
     Every option of `ProcessorSettings` (where each is documented, with its older spellings) is a keyword of the
     constructor, an attribute, and a keyword of a single call. Unknown options are a TypeError that names the nearest
     one, impossible values a ValueError.
+
+    Examples:
+        >>> processor = MaskFormerImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
+        >>> inputs = processor(np.zeros((50, 70, 3), np.uint8), return_tensors="pt")
+        >>> tuple(inputs["pixel_values"].shape), tuple(inputs["pixel_mask"].shape)
+        ((1, 3, 64, 96), (1, 64, 96))
     """
 
     model_input_names = ["pixel_values", "pixel_mask"]  # a list, as in the base class
@@ -141,7 +147,13 @@ class MaskFormerImageProcessor(BaseImageProcessor):
 
 
 class MaskFormerFeatureExtractor(MaskFormerImageProcessor):
-    """Deprecated name of `MaskFormerImageProcessor`, kept for code written before 2023."""
+    """Deprecated name of `MaskFormerImageProcessor`, kept for code written before 2023.
+
+    Examples:
+        >>> processor = MaskFormerFeatureExtractor()  # warns: it is the old name
+        >>> isinstance(processor, MaskFormerImageProcessor)
+        True
+    """
 
     def __init__(self, **options: Any) -> None:
         warnings.warn("MaskFormerFeatureExtractor is now MaskFormerImageProcessor.", FutureWarning, stacklevel=2)

@@ -20,16 +20,22 @@ Shapes: B batch, Q queries, C classes, K some classes or queries, N instances, H
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
+from maskformer.kernels.dense import linear
 from maskformer.processing.masks import encode_run_lengths
 from maskformer.processing.placement import InferenceProtocol, Placement, placements, split_outputs, strongest_plane
 
 VALUES_AT_ONCE = 2**24
 """Scores held at once while classes are resized one group after the other (64 MiB of float32)."""
+ROWS_AT_ONCE = 64
+"""Rows of a map that are renumbered at once."""
+QUERIES_AT_ONCE = 25
+"""Masks whose cells are looked at together."""
 
 
 class SemanticResult(dict[str, Tensor]):
@@ -84,15 +90,22 @@ def semantic_segmentation(
             groups = _paper_scores(class_logits, planes, place, protocol)
             result = torch.cat(list(groups)) if return_segmentation_scores else strongest_plane(groups)
         else:
-            if class_logits is not None:
-                probs = class_logits.softmax(-1)[:, :-1]  # [Q, C]
-                planes = (probs.T @ planes.sigmoid().flatten(1)).unflatten(1, planes.shape[1:])  # [C, h, w]
-            scores, resize = place.window(planes)
-            result = resize.plain(scores) if return_segmentation_scores else resize.strongest_plane(scores)
+            planes, resize = place.window(planes)
+            mix = None if class_logits is None else partial(_class_scores, class_logits.softmax(-1)[:, :-1])
+            if return_segmentation_scores:
+                result = resize.plain(planes if mix is None else mix(planes))
+            else:
+                result = resize.strongest_plane(planes, mix)
         if return_segmentation_scores:
             result = SemanticResult(segmentation=result.argmax(0), segmentation_scores=result)
         results.append(result)
     return results
+
+
+def _class_scores(probs: Tensor, mask_logits: Tensor) -> Tensor:
+    """Each query's votes [Q, C] where its mask [Q, h, w] is, summed: [C, h, w]."""
+    masks = mask_logits.flatten(1).T.sigmoid()  # [h * w, Q]
+    return linear(probs.T.contiguous(), masks.contiguous()).unflatten(1, mask_logits.shape[1:])  # [C, h, w]
 
 
 def _paper_scores(
@@ -138,17 +151,19 @@ def panoptic_segmentation(
     for class_logits, mask_logits, place in split_outputs(outputs, target_sizes, pixel_mask, protocol):
         scores, labels = class_logits.softmax(-1).max(-1)  # [Q]
         kept = ((labels != class_logits.shape[-1] - 1) & (scores > threshold)).nonzero().flatten()
-        winner = torch.zeros(place.target, dtype=torch.int64, device=kept.device)
-        ids: list[int] = [0]
         segments: list[SegmentInfo] = []
-        if len(kept):
+        if len(kept) == 0:
+            segmentation = torch.zeros(place.target, dtype=torch.int32, device=kept.device)
+        else:
             scores, labels, mask_logits = scores[kept], labels[kept], mask_logits[kept]
-            winner, claimed = _assign_pixels(mask_logits, scores, place, mask_threshold, protocol)
-            won = winner.flatten().bincount(minlength=len(kept))
+            segmentation, claimed = _assign_pixels(mask_logits, scores, place, mask_threshold, protocol)
+            won = segmentation.flatten().bincount(minlength=len(kept))
             areas = zip(won.tolist(), claimed, strict=True)
             visible = [mine * area > 0 and mine / area >= overlap_mask_area_threshold for mine, area in areas]
             ids, segments = _number_segments(labels.tolist(), scores.tolist(), visible, label_ids_to_fuse or ())
-        segmentation = torch.tensor(ids, dtype=torch.int32, device=kept.device)[winner]
+            table = torch.tensor(ids, dtype=torch.int32, device=kept.device)
+            for rows in segmentation.split(ROWS_AT_ONCE):  # in place: the map is the largest thing here
+                rows.copy_(table[rows])
         results.append({"segmentation": segmentation, "segments_info": segments})
     return results
 
@@ -156,11 +171,11 @@ def panoptic_segmentation(
 def _assign_pixels(
     mask_logits: Tensor, scores: Tensor, place: Placement, mask_threshold: float, protocol: InferenceProtocol
 ) -> tuple[Tensor, list[int]]:
-    """The query that wins each pixel [H, W], and the area each query claims [K]."""
+    """The query that wins each pixel, int32 [H, W], and the area each query claims [K]."""
     if protocol == "transformers":
         probs, resize = place.window(mask_logits.sigmoid())
         claimed = resize.areas_above(probs, mask_threshold).tolist()
-        return resize.strongest_plane(probs * scores[:, None, None]), claimed
+        return resize.strongest_plane(probs, lambda some: some * scores[:, None, None], torch.int32), claimed
     claimed: list[int] = []
 
     def weighted() -> Iterator[Tensor]:
@@ -168,7 +183,7 @@ def _assign_pixels(
             claimed.append(int((prob >= mask_threshold).sum()))
             yield prob[None] * score
 
-    return strongest_plane(weighted()), claimed
+    return strongest_plane(weighted()).to(torch.int32), claimed
 
 
 def _number_segments(
@@ -244,10 +259,14 @@ def _candidates(class_logits: Tensor, logits: Tensor, threshold: float) -> tuple
     num_queries, num_classes = probs.shape
     class_scores, flat = probs.flatten().topk(num_queries)  # [Q] of Q * C
     pairs = flat.div(num_classes, rounding_mode="floor")
-    inside = logits > 0
-    area = inside.flatten(1).sum(1)  # [Q]
-    # the small constant is part of the published score
-    quality = (logits.sigmoid() * inside).flatten(1).sum(1) / (area + 1e-6)
+    areas: list[Tensor] = []
+    totals: list[Tensor] = []
+    for few in logits.split(QUERIES_AT_ONCE):
+        inside = few > 0
+        areas.append(inside.flatten(1).sum(1))
+        totals.append(few.sigmoid().mul_(inside).flatten(1).sum(1))
+    area = torch.cat(areas)  # [Q]
+    quality = torch.cat(totals) / (area + 1e-6)  # the small constant is part of the published score
     scores = class_scores * quality[pairs]
     queries: list[int] = []
     segments: list[SegmentInfo] = []

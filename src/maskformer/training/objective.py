@@ -29,7 +29,7 @@ class MaskObjective:
 
     def __init__(self, network: Any) -> None:
         self.num_queries: int = network.config.decoder_config.num_queries
-        self.criterion = network.criterion
+        self.network, self.criterion = network, network.criterion
         self.terms: dict[str, Tensor] = {}
         self.criterion.register_forward_hook(self._remember)
 
@@ -42,15 +42,25 @@ class MaskObjective:
         return self.criterion.compute_normalizer(labels, self.num_queries)
 
     def loss(self, model: Any, batch: Batch, divisor: LossNormalizer, device: torch.device) -> Tensor:
-        """This micro-batch's share of the loss; `model` may be wrapped."""
+        """This micro-batch's share of the loss; `model` may be wrapped.
+
+        The criterion is called outside of the wrapper: where it raises, because predictions are not finite, a wrapper
+        left in the middle of its forward pass would wait for the other processes in the next one.
+        """
         valid = batch.get("valid_mask")
-        return model(
-            pixel_values=batch["pixel_values"].to(device, non_blocking=True),
-            mask_labels=[masks.to(device, non_blocking=True).unpack() for masks in batch["mask_labels"]],
+        predicted = model(
+            pixel_values=batch["pixel_values"].to(device, non_blocking=True), output_auxiliary_logits=True
+        )
+        terms: dict[str, Tensor] = self.network.get_loss_dict(
+            predicted.masks_queries_logits,
+            predicted.class_queries_logits,
+            mask_labels=[masks.to(device, non_blocking=True) for masks in batch["mask_labels"]],
             class_labels=[labels.to(device, non_blocking=True) for labels in batch["class_labels"]],
+            auxiliary_logits=predicted.auxiliary_logits,
             normalizer=divisor,
             valid_mask=None if valid is None else valid.to(device, non_blocking=True),
-        ).loss
+        )
+        return torch.stack(list(terms.values())).sum()
 
 
 class PixelObjective:

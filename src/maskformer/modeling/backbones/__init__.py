@@ -45,6 +45,12 @@ def build_backbone(
 
     Raises ValueError for a `norm` or `stem` the backbone does not have, for an unknown activation, and for a backbone
     without exactly four maps; wrong strides show, as a ValueError, when the first image goes through.
+
+    Examples:
+        >>> from transformers import ResNetConfig
+        >>> backbone = build_backbone(ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"]))
+        >>> [tuple(each.shape) for each in backbone(torch.zeros(1, 3, 64, 96)).feature_maps]  # [B, channels, h, w]
+        [(1, 256, 16, 24), (1, 512, 8, 12), (1, 1024, 4, 6), (1, 2048, 2, 3)]
     """
     if norm not in ("batch", "frozen") or stem not in ("basic", "deeplab"):
         raise ValueError(f"Got norm={norm!r} and stem={stem!r}, expected 'batch' or 'frozen' and 'basic' or 'deeplab'.")
@@ -140,6 +146,8 @@ def _check_pyramid(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
 def _activation(name: str) -> nn.Module:
     if name not in ACT2FN:
         raise ValueError(f"Got hidden_act={name!r} in backbone_config, expected one of {', '.join(ACT2FN)}.")
+    if name == "gelu":
+        return nn.GELU()  # torch's own class, which linear layers know
     # In place is safe: it follows a normalisation or a sum, whose results nobody else reads.
     return nn.ReLU(inplace=True) if name == "relu" else ACT2FN[name]
 

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from maskformer.kernels.dense import Conv2d
 from maskformer.modeling.backbones.contract import FeatureMaps, check_four_stages, check_image_channels
 
 # DeepLabv3's "multi grid" for the blocks of the last stage, whose stride stays 32.
@@ -84,7 +85,7 @@ class ConvNorm(nn.Module):
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
     """A convolution that keeps the size up to its stride."""
     padding = dilation * (kernel_size // 2)
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
+    return Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
 
 
 class ResNetBlock(nn.Module):

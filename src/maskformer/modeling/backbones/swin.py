@@ -16,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskformer.kernels.dense import Linear
 from maskformer.modeling.backbones.contract import FeatureMaps, check_four_stages, check_image_channels
 from maskformer.modeling.backbones.windows import WindowLayout, ceil_divide, from_windows, to_windows, window_layout
 
 # Added to a score to forbid it: the authors' value, finite, so that no softmax can meet a row of nothing but -inf.
 FORBIDDEN = -100.0
+# Of tokens that go through an MLP at once in inference: 2 MB.
+VALUES_AT_ONCE = 2**19
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,15 @@ class Dense(nn.Module):
         self, in_features: int, out_features: int, dropout: float, activation: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.dense = nn.Linear(in_features, out_features)
+        self.dense = Linear(in_features, out_features)
         self.activation = activation if activation is not None else nn.Identity()
         self.dropout = nn.Dropout(dropout)
+        self.is_gelu = isinstance(activation, nn.GELU) and activation.approximate == "none"
 
     def forward(self, tokens: Tensor) -> Tensor:
+        # Only the layer as it was made may do both at once: adapters and hooks stand between them.
+        if self.is_gelu and type(self.dense) is Linear and not self.dense._forward_hooks:
+            return self.dropout(self.dense(tokens, gelu=True))
         return self.dropout(self.activation(self.dense(tokens)))
 
 
@@ -90,9 +97,9 @@ class WindowSelfAttention(nn.Module):
         self.num_heads = num_heads
         self.window_size = options.window_size
         self.dropout = options.attention_dropout
-        self.query = nn.Linear(dim, dim, bias=options.qkv_bias)
-        self.key = nn.Linear(dim, dim, bias=options.qkv_bias)
-        self.value = nn.Linear(dim, dim, bias=options.qkv_bias)
+        self.query = Linear(dim, dim, bias=options.qkv_bias)
+        self.key = Linear(dim, dim, bias=options.qkv_bias)
+        self.value = Linear(dim, dim, bias=options.qkv_bias)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * self.window_size - 1) ** 2, num_heads))
         index = relative_position_index(self.window_size, self.relative_position_bias_table.device)
         self.register_buffer("relative_position_index", index, persistent=False)
@@ -120,12 +127,15 @@ class WindowSelfAttention(nn.Module):
         )
         bias = self.position_bias(query.dtype)
         if crosses is not None:
+            bias = torch.add(bias, crosses[:, None].to(bias.dtype), alpha=FORBIDDEN)  # [n, K, N, N]
             # The images of a batch share what is forbidden. Windows are folded into the heads, so that its sum with the
             # bias is broadcast over the batch: repeated for each image it would be the largest tensor of the network.
-            bias = torch.add(bias, crosses[:, None].to(bias.dtype), alpha=FORBIDDEN).flatten(0, 1)[None]
-            query, key, value = (
-                each.reshape(batch, num * self.num_heads, *each.shape[2:]) for each in (query, key, value)
-            )
+            # A single image is spared the copies that folding makes.
+            if torch.compiler.is_compiling() or batch > 1:
+                bias = bias.flatten(0, 1)[None]
+                query, key, value = (
+                    each.reshape(batch, num * self.num_heads, *each.shape[2:]) for each in (query, key, value)
+                )
         attended = self._attend(query, key, value, bias)
         attended = attended.reshape(batch * num, self.num_heads, self.window_size**2, -1).transpose(1, 2)
         return from_windows(attended.reshape(batch, -1, channels), layout)  # [B * n, N, K, D] -> [B, n * N, C]
@@ -174,7 +184,17 @@ class SwinBlock(nn.Module):
     def forward(self, tokens: Tensor, layout: WindowLayout, crosses: Tensor | None) -> Tensor:
         """[B, h * w, C] -> [B, h * w, C], attending in the windows of `layout`."""
         tokens = tokens + self._maybe_drop(self.attention(self.layernorm_before(tokens), layout, crosses))
-        return tokens + self._maybe_drop(self.output(self.intermediate(self.layernorm_after(tokens))))
+        plain = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if plain or tokens.device.type != "cpu":
+            return tokens + self._maybe_drop(self._mlp(tokens))
+        # On a CPU, the hidden values of all tokens would be the largest tensor of the network, and leave the caches.
+        width = tokens.shape[-1]
+        for some in tokens.view(-1, width).split(max(1, VALUES_AT_ONCE // width)):
+            some += self._mlp(some)
+        return tokens
+
+    def _mlp(self, tokens: Tensor) -> Tensor:
+        return self.output(self.intermediate(self.layernorm_after(tokens)))
 
     def _maybe_drop(self, branch: Tensor) -> Tensor:
         if self.drop_path == 0.0 or not self.training:
@@ -191,7 +211,7 @@ class PatchMerging(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(4 * dim)
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.reduction = Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         batch, height, width, channels = tokens.shape
