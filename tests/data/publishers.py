@@ -277,12 +277,35 @@ def write_coco_instances(root: Path, count: int = 3, size: tuple[int, int] = SIZ
                 }
             )
         save(root / f"{split}2017" / f"{name}.jpg", scene.image)
-    (root / "annotations").mkdir()
+    (root / "annotations").mkdir(exist_ok=True)
     for split, document in documents.items():
         document["categories"] = coco_categories(with_stuff=False)
         (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(document))
     first_thing = len(STUFF_IDS)
     return truth(count, size, [255] * first_thing + list(range(len(NAMES) - first_thing)), hole=False)
+
+
+def hub_rows(mask: str = "annotation", instances: bool = False, count: int = 2, size: tuple[int, int] = SIZE) -> Any:
+    """A `datasets.Dataset`: classes as masks, or classes in red and instances in green."""
+    import datasets
+
+    images, masks = [], []
+    for _, _, scene in scenes(count - 1, size):
+        labels = class_map(scene)
+        ids = np.where(np.isin(class_map(scene, 0), STUFF_IDS), 0, scene.segmentation)
+        stacked = np.stack([labels, ids, 0 * ids], axis=-1) if instances else labels
+        images.append(Image.fromarray(scene.image))
+        masks.append(Image.fromarray(stacked.astype(np.uint8)))
+    features = datasets.Features({"image": datasets.Image(), mask: datasets.Image(), "scene": datasets.Value("int64")})
+    return datasets.Dataset.from_dict({"image": images, mask: masks, "scene": list(range(count))}, features=features)
+
+
+def write_hub(root: Path, count: int = 3, size: tuple[int, int] = SIZE) -> Truth:
+    """Not among `WRITERS`, because it needs `datasets` and its masks allow every task."""
+    hub_rows(instances=True, count=count, size=size).save_to_disk(str(root))
+    lines = [f"{entry.name} ({'thing' if entry.isthing else 'stuff'})" for entry in CLASSES]
+    (root / "classes.txt").write_text("\n".join(lines))
+    return truth(count, size, list(range(len(NAMES))))
 
 
 Writer = Callable[..., Truth]

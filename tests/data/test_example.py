@@ -1,5 +1,6 @@
 """The folder to learn on reads back as the scenes it was drawn from."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,16 @@ def test_equal_names_in_both_splits_and_in_the_annotations(tmp_path: Path) -> No
         picture = np.asarray(Image.open(root / split / "000001.jpg"))
         assert np.array_equal(sample.image, picture)
     assert not np.array_equal(picture, open_dataset(str(root), "train").read(0).image)
+
+
+def test_pictures_in_a_folder_called_like_the_annotations(tmp_path: Path) -> None:
+    """`train.json` beside `train/`, as some tools export: nothing else holds the pictures, so they are those."""
+    Image.new("RGB", (8, 6)).save((tmp_path / "train").mkdir() or tmp_path / "train" / "a.png")
+    image = {"id": 1, "file_name": "a.png", "height": 6, "width": 8}
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 5, 1, 5, 4]], "iscrowd": 0}
+    content = {"images": [image], "annotations": [entry], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    assert open_dataset(str(tmp_path), "train").read(0).image.shape == (6, 8, 3)
 
 
 def test_example_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

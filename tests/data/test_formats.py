@@ -404,3 +404,28 @@ def test_records_are_a_list_that_forked_processes_share():
     assert len(Records([])) == 0
     with pytest.raises(IndexError):
         records[3]
+
+
+def test_panoptic_maps_are_no_pictures_though_they_have_their_names(tmp_path):
+    truth = publishers.write_coco_panoptic(tmp_path, 1)
+    for path in tmp_path.glob("*2017/*.jpg"):
+        publishers.save(path.with_suffix(".png"), np.array(Image.open(path)))
+        path.unlink()
+    for path in tmp_path.glob("annotations/*.json"):
+        path.write_text(path.read_text().replace(".jpg", ".png"))
+    dataset = open_dataset(tmp_path)
+    assert dataset.path(0) == str(tmp_path / "train2017" / "000000.png")
+    assert np.array_equal(dataset[0].class_map(), truth.class_maps[0])
+    (tmp_path / "train2017").rename(
+        tmp_path / "pictures"
+    )  # a folder called like no split before one called like another
+    publishers.save(tmp_path / "val2017" / "000000.png", np.zeros((*SIZE, 3), np.uint8))
+    assert open_dataset(tmp_path).path(0) == str(tmp_path / "pictures" / "000000.png")
+    publishers.save(tmp_path / "more" / "000000.png", np.zeros((*SIZE, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"000000\.png, an image of .*json, is in .*more and in .*pictures: move the"):
+        open_dataset(tmp_path)
+    for folder in ("pictures", "more"):
+        (tmp_path / folder / "000000.png").unlink()
+    (tmp_path / "val2017" / "000000.png").unlink()
+    sample, findings = open_dataset(tmp_path).examine(0)
+    assert (sample, [finding.kind for finding in findings]) == (None, ["unreadable"])

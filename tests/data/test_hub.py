@@ -8,33 +8,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from maskformer.data.classes import Category, ClassList
 from maskformer.data.hub import HubDataset, open_hub_dataset
 from maskformer.data.recognise import open_dataset
-from maskformer.data.scenes import STUFF_IDS
 
 from . import publishers
 from .publishers import NAMES, SIZE
+from .publishers import hub_rows as rows
 
 datasets = pytest.importorskip("datasets", reason="needs the extra: pip install 'maskformer[data]'")
 
 CLASSES = ClassList(tuple(Category(name, False, number) for number, name in enumerate(NAMES)), frozenset({255}))
-
-
-def rows(mask: str = "annotation", instances: bool = False, count: int = 2):
-    drawn = [scene for _, _, scene in publishers.scenes(count - 1)]
-    masks = []
-    for scene in drawn:
-        labels = publishers.class_map(scene)
-        things = np.isin(publishers.class_map(scene, 0), STUFF_IDS, invert=True)
-        ids = np.where(things, scene.segmentation, 0)
-        stacked = np.stack([labels, ids, 0 * ids], axis=-1) if instances else labels
-        masks.append(Image.fromarray(stacked.astype(np.uint8)))
-    features = datasets.Features({"image": datasets.Image(), mask: datasets.Image(), "scene": datasets.Value("int64")})
-    images = [Image.fromarray(scene.image) for scene in drawn]
-    return datasets.Dataset.from_dict({"image": images, mask: masks, "scene": list(range(count))}, features=features)
 
 
 @pytest.mark.parametrize("column", ["annotation", "label", "mask"])

@@ -104,12 +104,12 @@ def test_negative_values_are_refused():
         index_map(np.array([[-1, 3]]), lambda value: None)
 
 
-def crowded(root: Path) -> Path:
-    """200 polygons over a picture of 800 x 1333, most of them overlapping others."""
+def crowded(root: Path, count: int = 200) -> Path:
+    """Polygons over a picture of 800 x 1333, most of them overlapping others."""
     rng = np.random.default_rng(0)
     publishers.save(root / "train" / "a.jpg", np.zeros((800, 1333, 3), np.uint8))
     annotations = []
-    for number in range(200):
+    for number in range(count):
         (y, x), (h, w) = rng.integers(0, (600, 1000)), rng.integers(30, (200, 300))
         corners = [x, y, x + w, y, x + w, y + h, x, y + h]
         entry = {"id": number, "image_id": 1, "category_id": 1, "segmentation": [[float(v) for v in corners]]}

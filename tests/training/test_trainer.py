@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,20 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
+from torch._inductor.exc import InvalidCxxCompiler
 
 from maskformer import MaskFormerImageProcessor, Segmenter, load_model
-from maskformer.data.check import check_dataset
 from maskformer.data.recognise import open_dataset
 from maskformer.data.scenes import LABELS, STUFF_IDS
 from maskformer.training.average import AveragedWeights
 from maskformer.training.batches import Order, build_loader
 from maskformer.training.checkpointing import write_directory
+from maskformer.training.network import build_network
 from maskformer.training.trainer import Trainer, _accelerator, train
 
-from ..data.publishers import write_label_maps
-from .tiny import HalfEmpty, one_step, save_tiny, settings
+from .tiny import HalfEmpty, save_tiny, settings
 
 SCRIPT = Path(__file__).with_name("tiny.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -55,42 +53,6 @@ def assert_same_run(one: Path, other: Path) -> None:
     first, second = (load_file(run / "model" / "model.safetensors") for run in (one, other))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.fixture(scope="module")
-def whole_batch(tmp_path_factory, checkpoint) -> dict[str, np.ndarray]:
-    path = tmp_path_factory.mktemp("step") / "one.npz"
-    one_step(checkpoint, 1, path)
-    return dict(np.load(path))
-
-
-def assert_same_step(path: Path, whole_batch: dict[str, np.ndarray]) -> None:
-    found = dict(np.load(path))
-    assert found.keys() == whole_batch.keys()
-    for name, value in whole_batch.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
-
-
-def test_micro_batches_change_nothing(tmp_path, checkpoint, whole_batch) -> None:
-    for accumulation in (2, 4):  # the latter has micro-batches without any target
-        one_step(checkpoint, accumulation, tmp_path / "cut.npz")
-        assert_same_step(tmp_path / "cut.npz", whole_batch)
-
-
-def test_processes_change_nothing(tmp_path, checkpoint, whole_batch) -> None:
-    # without micro-batches, the second process has no target at all
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT), checkpoint]
-    done = subprocess.run(
-        [sys.executable, *words, str(tmp_path / "two.npz"), "1", "2"],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert_same_step(tmp_path / "two.1.npz", whole_batch)
-    assert_same_step(tmp_path / "two.2.npz", whole_batch)
 
 
 def test_samples_are_the_same_for_any_number_of_processes(checkpoint) -> None:
@@ -190,6 +152,25 @@ def test_other_classes_start_anew_where_they_do_not_fit(tmp_path, capsys) -> Non
         torch.testing.assert_close(before[name], after[name], msg=name)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "anew"),
+    [
+        ("MaskFormerForInstanceSegmentation", {"class_predictor.weight", "class_predictor.bias"}),
+        ("PerPixelBaseline", {"predictor.weight", "predictor.bias"}),
+        ("PerPixelBaselinePlus", {"model.transformer_module.queries_embedder.weight"}),
+    ],
+)
+def test_only_what_depends_on_the_classes_starts_anew(tmp_path, architecture, anew) -> None:
+    five = save_tiny(tmp_path / "five", architecture, dict(enumerate("abcde")))
+    config = settings(tmp_path / "run", five, task="semantic")
+    model, told = build_network(config, open_dataset("scenes:2", task="semantic"))
+    assert told[1] == f"14 classes instead of 5: started anew are {', '.join(sorted(anew))}; all else is kept"
+    before = load_file(Path(five) / "model.safetensors")
+    for name, value in model.state_dict().items():
+        assert (name in anew) == (name in before and value.shape != before[name].shape)
+        assert name in anew or torch.equal(value, before[name]), name
+
+
 @pytest.mark.parametrize("architecture", ["PerPixelBaseline", "PerPixelBaselinePlus"])
 def test_per_pixel_baselines_train(tmp_path, architecture) -> None:
     model = save_tiny(tmp_path / "model", architecture, dict(enumerate("abc")))
@@ -203,6 +184,23 @@ def test_per_pixel_baselines_train(tmp_path, architecture) -> None:
     assert one[0]["grad_norm"] > 0
     with pytest.raises(ValueError, match="semantic segmentation only"):
         train(settings(tmp_path / "panoptic", model))
+
+
+def test_where_nothing_can_be_compiled_it_goes_on_without(tmp_path, checkpoint, monkeypatch, capsys) -> None:
+    train(settings(tmp_path / "plain", checkpoint, steps=2))
+
+    def without_compiler(*args, **kwargs):
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda module: setattr(module, "_compiled_call_impl", without_compiler)
+    )
+    assert train(settings(tmp_path / "compiled", checkpoint, steps=2, compile=True)).skipped == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("torch.compile failed here")]
+    assert len(told) == 1
+    assert "No working C++ compiler found" in told[0]
+    assert told[0].endswith("going on without it, slower but the same")
+    assert_same_run(tmp_path / "plain", tmp_path / "compiled")
 
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, checkpoint, monkeypatch) -> None:
@@ -239,25 +237,6 @@ def test_options_that_change_how_it_is_computed(tmp_path, checkpoint) -> None:
     moved = {name for name in first if not torch.equal(first[name], last[name])}
     assert moved
     assert not [name for name in moved if "pixel_level_module.encoder" in name]
-
-
-@pytest.mark.parametrize("wrong", ["value", "unreadable", "size", "nothing"])
-def test_wrong_data_is_refused_as_the_check_does(tmp_path, checkpoint, wrong) -> None:
-    write_label_maps(tmp_path / "data")
-    label = sorted((tmp_path / "data" / "labels" / "train").iterdir())[1]
-    if wrong == "value":
-        Image.fromarray(np.full((64, 96), 99, np.uint8)).save(label)
-    elif wrong == "unreadable":
-        label.write_bytes(b"no picture")
-    elif wrong == "size":
-        Image.fromarray(np.zeros((10, 96), np.uint8)).save(label)
-    else:
-        for path in label.parent.iterdir():
-            Image.fromarray(np.full((64, 96), 255, np.uint8)).save(path)
-    sentence = check_dataset(open_dataset(tmp_path / "data")).errors[0].message
-    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
-        train(settings(tmp_path / "run", checkpoint, data=str(tmp_path / "data")))
-    assert not (tmp_path / "run").exists()
 
 
 def test_workers_draw_what_the_process_would(checkpoint) -> None:

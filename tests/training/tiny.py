@@ -5,13 +5,11 @@ python tiny.py CHECKPOINT RESULT ACCUMULATION        # alone, or under torchrun
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import distributed
 
 from maskformer.checkpoints.loading import model_class
 from maskformer.configuration import MaskFormerConfig, PerPixelBaselineConfig
@@ -21,7 +19,6 @@ from maskformer.data.scenes import LABELS
 from maskformer.training.batches import Order
 from maskformer.training.config import TrainingConfig
 from maskformer.training.recipes import resolve
-from maskformer.training.trainer import Trainer, _accelerator
 
 SWIN = {
     "model_type": "swin",
@@ -103,30 +100,3 @@ class HalfEmpty(SceneDataset):
         if index not in self.empty:
             return sample
         return Sample(sample.image, np.zeros_like(sample.planes), (), path=sample.path)
-
-
-def one_step(checkpoint: str, accumulation: int, result: Path) -> None:
-    torch.set_num_threads(1)
-    options = {
-        "steps": 1,
-        "batch_size": 4,
-        "min_sizes": [64],
-        "clip_norm": 0.0,
-        "class_weights": [1.0 + i for i in LABELS],
-    }
-    config = settings(Path("unused"), checkpoint, **options)
-    dataset = HalfEmpty(config)
-    config = config.model_copy(update={"accumulation": accumulation})
-    accelerator = _accelerator(config)
-    trainer = Trainer(config, accelerator, dataset)
-    row = trainer.step([next(trainer.batches) for _ in range(accumulation)])
-    if accelerator.is_main_process:
-        gradients = {name: p.grad.numpy() for name, p in trainer.network.named_parameters()}
-        np.savez(result, loss=row["loss"], terms=[row[name] for name in row if name.startswith("loss_")], **gradients)
-
-
-if __name__ == "__main__":
-    for number in sys.argv[3:]:
-        one_step(sys.argv[1], int(number), Path(sys.argv[2]).with_suffix(f".{number}.npz"))
-    if distributed.is_initialized():
-        distributed.destroy_process_group()

@@ -82,7 +82,7 @@ def run(
             if missing:
                 raise UsageError(f"train needs --{missing[0]} DIR; see `maskformer train --help`")
         stand_ins = {"data": "DIR", "out": Path("RUN")} if print_config else {}
-        chosen = resolve({**_absent(stand_ins, config), **given}, config)
+        chosen = resolve(given, config, stand_ins)
     if print_config:
         print(chosen.to_yaml(), end="")
         return 0
@@ -96,10 +96,3 @@ def run(
         print(outcome.model)
     sys.stdout.flush()
     return 0 if outcome.model else _INTERRUPTED
-
-
-def _absent(stand_ins: dict[str, Any], file: Path | None) -> dict[str, Any]:
-    from maskformer.training.config import read_settings
-
-    present = read_settings(file) if file else {}
-    return {name: value for name, value in stand_ins.items() if name not in present}

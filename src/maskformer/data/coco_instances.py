@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -111,7 +110,7 @@ def _is_coco(path: Path) -> bool:
 
 
 def read_json(path: Path, keys: tuple[str, ...] = ("images", "annotations", "categories")) -> dict[str, Any]:
-    """A COCO annotation file.
+    """An annotation file, by default COCO's.
 
     Raises:
         ValueError: it is damaged or lacks one of the keys.
@@ -122,7 +121,7 @@ def read_json(path: Path, keys: tuple[str, ...] = ("images", "annotations", "cat
         raise ValueError(f"{path} cannot be read as JSON ({error}); is it cut off?") from error
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
-        raise ValueError(f"{path} has no {' and no '.join(missing)}, expected a COCO annotation file")
+        raise ValueError(f"{path} has no {' and no '.join(missing)}, expected an annotation file that has")
     return content
 
 
@@ -145,15 +144,12 @@ def _read(root: Path, split: str, source: Path, task: Task | None) -> CocoInstan
         else:
             message = f"annotation {entry.get('id')} of {source} is of image {entry['image_id']}, which is not listed"
             findings.append(Finding("missing", "error", str(source), message, entry["image_id"]))
-    first = content["images"][0]["file_name"] if content["images"] else ""
-    folder = image_folder(root, source, first, split)
-
-    def records() -> Iterator[tuple[Any, ...]]:
-        for image in content["images"]:
-            size = (image["height"], image["width"])
-            yield str(folder / image["file_name"]), str(source), size, objects[image["id"]]
-
-    return CocoInstances(root, split, coco_classes(content, source, True, frozenset()), records(), findings, task)
+    folder = image_folder(root, source, content["images"], split)
+    records = (
+        (str(folder / image["file_name"]), str(source), (image["height"], image["width"]), objects[image["id"]])
+        for image in content["images"]
+    )
+    return CocoInstances(root, split, coco_classes(content, source, True, frozenset()), records, findings, task)
 
 
 LAYOUT = Layout("coco-instances", _find, _read)

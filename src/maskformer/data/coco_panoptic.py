@@ -8,7 +8,8 @@ is also how the panoptic form of ADE20K is stored (`ade20k_panoptic_train.json`)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import mmap
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,33 +49,37 @@ def _find(root: Path) -> Splits:
     splits: Splits = {}
     for folder in (root, root / "annotations"):
         for path in sorted(folder.glob("*.json")):
-            if next(pictures_below(path.with_suffix(""), (".png",)), None):
+            if next(pictures_below(path.with_suffix(""), (".png",)), None) and _has_segments(path):
                 splits.setdefault(split_of(path.stem) or "train", path)
     return splits
 
 
+def _has_segments(path: Path) -> bool:
+    """Whether the annotations are panoptic ones; a file of instances may lie beside a folder of its name, too."""
+    if not path.stat().st_size:
+        return True  # what is wrong with it is told when it is read
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        first = re.search(rb'"(segments_info|segmentation)"', content)
+        return first is None or first.group(1) == b"segments_info"
+
+
 def _read(root: Path, split: str, source: Path, task: Task | None) -> CocoPanoptic:
     content = read_json(source)
+    folder = image_folder(root, source, content["images"], split, source.with_suffix(""))
     by_image = {entry["image_id"]: entry for entry in content["annotations"]}
-    first = content["images"][0]["file_name"] if content["images"] else ""
-    folder = image_folder(root, source, first, split)
+    records: list[tuple[Any, ...]] = []
     findings: list[Finding] = []
-
-    def records() -> Iterator[tuple[Any, ...]]:
-        for image in content["images"]:
-            path, entry = str(folder / image["file_name"]), by_image.get(image["id"])
-            if entry is None:
-                message = f"{path} has no entry in the annotations of {source}: add it, or remove the image from there"
-                findings.append(Finding("missing", "error", path, message))
-                continue
-            segments = {
-                segment["id"]: (segment["category_id"], bool(segment.get("iscrowd")))
-                for segment in entry["segments_info"]
-            }
-            yield path, str(source.with_suffix("") / entry["file_name"]), str(source), segments
-
-    listed = list(records())
-    return CocoPanoptic(root, split, coco_classes(content, source, False, frozenset({0})), listed, findings, task)
+    for image in content["images"]:
+        path, entry = str(folder / image["file_name"]), by_image.get(image["id"])
+        if entry is None:
+            message = f"{path} has no entry in the annotations of {source}: add it, or remove the image from there"
+            findings.append(Finding("missing", "error", path, message))
+            continue
+        segments = {
+            segment["id"]: (segment["category_id"], bool(segment.get("iscrowd"))) for segment in entry["segments_info"]
+        }
+        records.append((path, str(source.with_suffix("") / entry["file_name"]), str(source), segments))
+    return CocoPanoptic(root, split, coco_classes(content, source, False, frozenset({0})), records, findings, task)
 
 
 LAYOUT = Layout("coco-panoptic", _find, _read)

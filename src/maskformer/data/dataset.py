@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -38,9 +38,6 @@ class Finding:
     path: str
     message: str
     value: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class DataError(ValueError):
@@ -89,6 +86,12 @@ class SegmentationDataset:
     Attributes:
         layout: the name of the format; `open_dataset` sets it.
         tasks: what the annotation allows to train, the usual one first.
+
+    Examples:
+        >>> from maskformer.data.recognise import open_dataset
+        >>> sample = open_dataset("scenes:10", "train")[0]
+        >>> sample.image.shape, len(sample.masks()) == len(sample.regions)
+        ((192, 256, 3), True)
     """
 
     layout: str = ""

@@ -30,6 +30,11 @@ def write_example(directory: str | Path, num_images: int = 20, size: tuple[int, 
 
     Raises:
         ValueError: the directory holds something already, or no picture is asked for.
+
+    Examples:
+        >>> root = write_example("pictures", num_images=2, size=(48, 64))
+        >>> sorted(path.name for path in root.iterdir())
+        ['annotations', 'train', 'val']
     """
     root = Path(directory)
     if num_images < 1:

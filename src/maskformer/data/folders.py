@@ -91,19 +91,31 @@ def pair_by_name(images: Path, maps: Path, image_ending: str = "", map_ending: s
     return pairs, findings
 
 
-def image_folder(root: Path, annotation: Path, name: str, split: str) -> Path:
-    """The folder that `name` is to be read from: beside the annotation file, or else anywhere in the root.
+def image_folder(
+    root: Path, annotation: Path, images: list[dict[str, Any]], split: str, never: Path | None = None
+) -> Path:
+    """The folder that the images of an annotation file are in: beside it, or else anywhere in the root.
 
-    Several folders may hold a picture of that name: the PNG files of an annotation file, in a folder called like it,
-    come last, and before them a folder called like the split, then one called like none.
+    Of several that hold the first one it is the one called like the split, or else one called like none; a folder
+    called like an annotation file, which may hold the PNG files of that, comes last, and `never` is none of them.
+
+    Raises:
+        ValueError: several are called so.
     """
-    beside = annotation.parent
+    name, beside = images[0]["file_name"] if images else "", annotation.parent
     if not name or (beside / name).is_file():
         return beside
-    found = [Path(place) for place, *_ in os.walk(root) if os.path.isfile(os.path.join(place, name))]
-
-    def rank(folder: Path) -> tuple[bool, int]:
-        of = split_of(folder.relative_to(root).as_posix())
-        return folder.with_suffix(".json").is_file(), (split, None).index(of) if of in (split, None) else 2
-
-    return min(found, key=rank, default=beside)
+    found: dict[tuple[bool, int], list[Path]] = {}
+    for folder in (Path(place) for place, *_ in os.walk(root) if os.path.isfile(os.path.join(place, name))):
+        parts = (split_of(part) for part in reversed(folder.relative_to(root).parts))
+        called = next(filter(None, parts), None)
+        rank = (folder.with_name(f"{folder.name}.json").is_file(), 0 if called == split else 1 if called is None else 2)
+        if folder != never:
+            found.setdefault(rank, []).append(folder)
+    folder, *others = sorted(found[min(found)]) if found else [beside]
+    if others:
+        raise ValueError(
+            f"{name}, an image of {annotation}, is in {folder} and in {others[0]}: move the folder that is not meant "
+            f"out of {root}"
+        )
+    return folder

@@ -9,10 +9,10 @@ the place alone. Labels that the configuration does not evaluate are ignored (pa
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from maskformer.data.classes import Category, ClassList
+from maskformer.data.coco_instances import read_json
 from maskformer.data.folders import Layout, Splits, pair_by_name, pictures_below, split_folders
 from maskformer.data.label_maps import LabelMaps
 from maskformer.data.sample import Region, Task
@@ -38,7 +38,7 @@ def _find(root: Path) -> Splits:
 
 def _read(root: Path, split: str, source: tuple[Path, Path, Path], task: Task | None) -> LabelMaps:
     config, images, maps = source
-    labels = json.loads(config.read_text(encoding="utf-8"))["labels"]
+    labels = read_json(config, ("labels",))["labels"]
     categories = tuple(
         Category(label.get("readable", label["name"]), bool(label.get("instances")), place, tuple(label["color"]))
         for place, label in enumerate(labels)

@@ -59,6 +59,11 @@ def open_dataset(
     Raises:
         ValueError: nothing fits, there is no such split, or the annotation cannot be read.
         ImportError: a package that reads it is not installed.
+
+    Examples:
+        >>> dataset = open_dataset("scenes:10", "train")
+        >>> len(dataset), dataset.task, [category.name for category in dataset.categories][:3]
+        (10, 'panoptic', ['sky', 'mountain', 'grass'])
     """
     kind, _, rest = str(source).partition(":")
     if kind == "scenes" and not Path(source).exists():

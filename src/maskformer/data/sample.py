@@ -50,6 +50,12 @@ class Sample:
         overlapping: which of the two `planes` are.
         path: the image's file, for messages.
         num_dropped: targets that transforms have lost so far.
+
+    Examples:
+        >>> from maskformer.data.recognise import open_dataset
+        >>> sample = open_dataset("scenes:10", "train", task="semantic")[0]
+        >>> sample.size, sample.class_map().dtype
+        ((192, 256), dtype('int32'))
     """
 
     image: Image

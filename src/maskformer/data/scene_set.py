@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from maskformer.data.classes import Category, ClassList
 from maskformer.data.dataset import SegmentationDataset
 from maskformer.data.sample import Sample, Task, index_map
@@ -44,6 +46,12 @@ class SceneDataset(SegmentationDataset):
 
     def target_path(self, index: int) -> str:
         return self.path(index)
+
+    def sized(self, size: tuple[int, int]) -> SceneDataset:
+        """The same scenes, drawn at (H, W)."""
+        other = copy.copy(self)
+        other.size = size
+        return other
 
     def read(self, index: int) -> Sample:
         scene = draw_scene(self.first_seed + index % self.count, self.size)

@@ -137,6 +137,11 @@ def draw_scene(seed: int, size: tuple[int, int] = (192, 256)) -> Scene:
 
     Raises:
         ValueError: if a side is below 32 pixels or the seed is negative.
+
+    Examples:
+        >>> scene = draw_scene(seed=1, size=(48, 64))
+        >>> scene.image.shape, scene.segmentation.shape, scene.segments[0]["id"]
+        ((48, 64, 3), (48, 64), 1)
     """
     height, width = size
     if min(size) < 32 or seed < 0:

@@ -45,7 +45,7 @@ class ResizeShortestEdge:
         scale = int(rng.choice(np.asarray(self.sizes))) / min(height, width)
         if self.max_size is not None:
             scale = min(scale, self.max_size / max(height, width))
-        return resize(sample, (max(1, round(height * scale)), max(1, round(width * scale))))
+        return _scaled(sample, scale)
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ class ScaleJitter:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         height, width = sample.size
-        scale = rng.uniform(*self.scales) * min(self.size[0] / height, self.size[1] / width)
-        return resize(sample, (max(1, round(height * scale)), max(1, round(width * scale))))
+        return _scaled(sample, rng.uniform(*self.scales) * min(self.size[0] / height, self.size[1] / width))
 
 
 @dataclass(frozen=True)
@@ -164,6 +163,11 @@ def resize(sample: Sample, size: tuple[int, int]) -> Sample:
     return replace(sample, image=np.asarray(image), planes=sample.planes[:, rows[:, None], columns])
 
 
+def _scaled(sample: Sample, scale: float) -> Sample:
+    height, width = (max(1, round(edge * scale)) for edge in sample.size)
+    return resize(sample, (height, width))
+
+
 def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
     """A window of the sample; regions outside of it stay in the list, without pixels."""
     window = (slice(top, top + height), slice(left, left + width))
@@ -191,6 +195,12 @@ def paper_transforms(
 
     "absolute": resize, crop, distort, flip. "absolute_range", the panoptic recipe of COCO: flip, then either resize, or
     resize to 400, 500 or 600, crop and resize.
+
+    Examples:
+        >>> from maskformer.data.recognise import open_dataset
+        >>> transform = paper_transforms([96, 128], 256, (96, 96), distort_colors=True)
+        >>> transform(open_dataset("scenes:2", "train")[0], np.random.default_rng(0)).size
+        (96, 96)
     """
     resized = ResizeShortestEdge(min_sizes, max_size)
     if crop_size is not None and crop_kind == "absolute_range":
@@ -207,6 +217,12 @@ class TransformedDataset:
 
     An item is asked for by (index, draw): the same pair gives the same result in every process and after every
     restart. A plain index is draw 0. The draw is best the number of the sample in the whole training.
+
+    Examples:
+        >>> from maskformer.data.recognise import open_dataset
+        >>> dataset = TransformedDataset(open_dataset("scenes:2", "train"), paper_transforms([96], 256, None))
+        >>> len(dataset), dataset[0].size
+        (2, (96, 128))
     """
 
     def __init__(self, dataset: SegmentationDataset, transform: Transform, seed: int = 0) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskformer.training.sharding import cut_like
+
 
 class AveragedWeights:
     """The average of everything in a network's state; integers (counters) are copied.
@@ -49,4 +51,4 @@ class AveragedWeights:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates = int(state["updates"])
         for name, value in state["values"].items():
-            self.values[name].copy_(value)
+            self.values[name].copy_(cut_like(value, self.values[name]))

@@ -2,7 +2,8 @@
 
 Sample n of the whole training is image `permutation(epoch)[n mod N]`, augmented by a generator of its own: everything
 follows from the seed and n, in any number of processes, workers and micro-batches, and after any restart. A step takes
-the next `batch_size` samples; each process and micro-batch takes its share of them.
+the next `batch_size` samples; each process and micro-batch takes its share of them. The first steps may see smaller
+pictures.
 
 B micro-batch, N images of the data set, H W image.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,10 @@ from torch.utils.data import DataLoader
 
 from maskformer.data.collate import Collate
 from maskformer.data.dataset import SegmentationDataset
+from maskformer.data.recognise import open_dataset
 from maskformer.data.sample import Sample
-from maskformer.data.transforms import Transform, TransformedDataset, paper_transforms
+from maskformer.data.scene_set import SceneDataset
+from maskformer.data.transforms import RandomFlip, Transform, TransformedDataset, paper_transforms, resize
 from maskformer.training.config import TrainingConfig
 
 _SCALES = (0.75, 0.875, 1.0, 1.125, 1.25)
@@ -51,7 +55,7 @@ class Order:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         whole, parts = self.config.batch_size, self.config.accumulation
         size = whole // (self.world * parts)
-        epoch, places = -1, np.zeros(0, np.int64)
+        epoch, places = -1, range(0)
         for step in range(self.first_step, self.config.steps):
             for part in range(parts):
                 start = step * whole + (part * self.world + self.rank) * size
@@ -59,14 +63,22 @@ class Order:
                 for draw in range(start, start + size):
                     if draw // self.num_images != epoch:
                         epoch = draw // self.num_images
-                        places = np.random.default_rng([self.config.seed, epoch]).permutation(self.num_images)
+                        places = self._places(epoch)
                     chosen.append((int(places[draw % self.num_images]), draw))
                 yield chosen
+
+    def _places(self, epoch: int) -> Any:
+        if not self.config.shuffle:
+            return range(self.num_images)
+        return np.random.default_rng([self.config.seed, epoch]).permutation(self.num_images)
 
 
 @dataclass(frozen=True)
 class PixelCollate:
-    """As `Collate`, with one map of classes per image for the per-pixel baselines: `labels` [B, H, W], 255 ignored."""
+    """As `Collate`, with one map of classes per image for the per-pixel baselines: `labels` [B, H, W], 255 ignored.
+
+    H and W are those of the targets, which may have a stride.
+    """
 
     collate: Collate
 
@@ -75,7 +87,23 @@ class PixelCollate:
         labels = torch.full(batch["pixel_mask"].shape, 255)
         for place, sample in enumerate(samples):
             labels[place, : sample.size[0], : sample.size[1]] = torch.from_numpy(sample.class_map(255))
-        return {"pixel_values": batch["pixel_values"], "labels": labels}
+        stride = self.collate.target_stride
+        return {"pixel_values": batch["pixel_values"], "labels": labels[:, ::stride, ::stride]}  # [B, H / s, W / s]
+
+
+def open_evaluation_set(config: TrainingConfig) -> SegmentationDataset | None:
+    """What to evaluate on, or None if that is not wanted or there is nothing."""
+    if not config.eval_every:
+        return None
+    try:
+        # "scenes:500" counts training scenes
+        is_drawn = config.data.startswith("scenes:") and not Path(config.data).exists()
+        source = "scenes" if is_drawn else config.data
+        return open_dataset(source, config.eval_split, config.format, config.task)
+    except ValueError as error:
+        if "no split" in str(error):
+            return None
+        raise
 
 
 def fit_sizes(config: TrainingConfig, dataset: SegmentationDataset) -> TrainingConfig:
@@ -86,6 +114,30 @@ def fit_sizes(config: TrainingConfig, dataset: SegmentationDataset) -> TrainingC
     usual = min(int(np.median([min(dataset[int(index)].size) for index in looked_at])), _LARGEST_OWN_SIZE)
     sizes = config.min_sizes or [max(32, round(usual * scale)) for scale in _SCALES]
     return config.model_copy(update={"min_sizes": sizes, "test_size": config.test_size or max(32, usual)})
+
+
+class _Draws(TransformedDataset):
+    """The data set as the steps of a training see it: small pictures first, if that is wanted."""
+
+    def __init__(self, dataset: SegmentationDataset, config: TrainingConfig, transform: Transform | None) -> None:
+        super().__init__(dataset, transform or build_transform(config), config.seed)
+        self.config = config
+        self.small = dataset.sized(config.early_size) if isinstance(dataset, SceneDataset) else dataset
+
+    def __getitem__(self, key: Any) -> Sample:
+        (index, draw), config = key, self.config
+        is_early = draw // config.batch_size < config.early_share * config.steps
+        sample = (self.small if is_early else self.dataset)[index]
+        rng = np.random.default_rng([self.seed, draw, index])
+        if config.augmentation == "mirror":
+            sample = RandomFlip(chance=draw % 2)(sample, rng)
+        else:
+            sample = self.transform(sample, rng)
+        shares = [wanted / edge for wanted, edge in zip(config.early_size, sample.size, strict=True)]
+        if not is_early or min(shares) >= 1:
+            return sample
+        height, width = (max(1, round(edge * min(shares))) for edge in sample.size)
+        return resize(sample, (height, width)).without_empty()
 
 
 def build_transform(config: TrainingConfig) -> Transform:
@@ -105,9 +157,9 @@ def build_loader(
     dataset: SegmentationDataset, config: TrainingConfig, collate: Any, order: Order, transform: Transform | None = None
 ) -> DataLoader[Any]:
     """All micro-batches of one process, in order; `transform` replaces the augmentation of the settings."""
-    transformed: Any = TransformedDataset(dataset, transform or build_transform(config), config.seed)
+    draws: Any = _Draws(dataset, config, transform)
     return DataLoader(
-        transformed,
+        draws,
         batch_sampler=order,  # pyright: ignore[reportArgumentType]  # pairs, where torch thinks of numbers
         collate_fn=collate,
         num_workers=config.workers,

@@ -13,11 +13,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 # What may change between a training and its continuation without changing what it computes.
-_FREE = {"out", "workers", "save_every", "keep", "log_every", "trackers", "device"}
+_FREE = {"out", "workers", "save_every", "keep", "log_every", "trackers", "device", "sharded", "push_to_hub", "private"}
 
 
 class TrainingConfig(BaseModel):
-    """See the fields. Sizes are in pixels, (height, width); counts of images are over all processes."""
+    """See the fields. Sizes are in pixels, (height, width); counts of images are over all processes.
+
+    Examples:
+        >>> config = TrainingConfig(data="pictures", out="run", steps=500)
+        >>> config.learning_rate, config.schedule
+        (0.0001, 'poly')
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,6 +33,9 @@ class TrainingConfig(BaseModel):
     recipe: str = Field("small", description="small (own data), scenes, or a published model of `maskformer zoo`")
     model: str | None = Field(None, description="checkpoint to start from: a directory, an id on the hub, or scenes")
     network: str | None = Field(None, description="architecture to start at random: small, or a name of the zoo")
+    backbone_weights: str | None = Field(
+        None, description="weights of the network's backbone: a directory, an id on the hub, or the authors' .pkl, .pth"
+    )
     split: str = Field("train", description="split to train on")
     eval_split: str = Field("val", description="split to evaluate on, if the data has it")
     format: str | None = Field(None, description="format of the data, where a directory has several")
@@ -40,12 +49,14 @@ class TrainingConfig(BaseModel):
     batch_size: int = Field(8, ge=1, description="images of one step, over all processes and micro-batches")
     accumulation: int = Field(1, ge=1, description="micro-batches that a step is computed in, to save memory")
     seed: int = Field(0, ge=0, description="of weights, data order, augmentation and dropout")
+    shuffle: bool = Field(True, description="an order of its own in each epoch; False: that of the data")
 
     # Optimizer (AdamW) and schedule
     learning_rate: float = Field(1e-4, gt=0, description="at the reference batch; scaled with the batch")
     reference_batch: int = Field(8, ge=1, description="batch that the learning rate is meant for")
     backbone_multiplier: float = Field(0.1, ge=0, description="factor on the backbone's learning rate")
-    weight_decay: float = Field(0.01, ge=0, description="of weights and biases but those of the next two")
+    weight_decay: float = Field(0.01, ge=0, description="of weights, but for the next three")
+    weight_decay_bias: float | None = Field(None, ge=0, description="of biases; by default that of the weights")
     weight_decay_norm: float = Field(0.0, ge=0, description="of normalisation layers")
     weight_decay_embed: float = Field(0.0, ge=0, description="of embeddings and Swin's position bias tables")
     clip_norm: float = Field(0.01, ge=0, description="largest norm of the gradient of the whole model; 0: no limit")
@@ -54,7 +65,7 @@ class TrainingConfig(BaseModel):
     final_share: float = Field(0.0, ge=0, le=1, description="share of the learning rate that poly and cosine end at")
     milestones: list[float] = Field([2 / 3], description="shares of the training after which the schedule steps down")
     gamma: float = Field(0.1, gt=0, description="factor of each step down")
-    warm_up_steps: int = Field(0, ge=0, description="steps of linear warm-up")
+    warm_up_steps: int = Field(0, ge=0, description="steps of linear warm-up; cosine falls after it, the others in it")
     warm_up_factor: float = Field(0.001, ge=0, le=1, description="share of the learning rate that warm-up starts at")
 
     # Network and loss
@@ -62,12 +73,19 @@ class TrainingConfig(BaseModel):
     deep_supervision: bool = Field(True, description="loss on every layer of the transformer decoder")
     class_weights: list[float] | None = Field(None, description="weight of each class in the cross entropy")
     leave_out_ignored: bool = Field(True, description="ignored pixels, crowds and padding count in no mask loss")
+    target_stride: Literal[1, 2, 4] = Field(1, description="of the targets' pixels that the mask loss looks at")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="keep a moving average of the weights, e.g. 0.999")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network's computation")
+    saved_precision: Literal["float32", "float16"] = Field("float32", description="of the weights in OUT/model")
     gradient_checkpointing: bool = Field(False, description="compute twice to save memory")
     compile: bool = Field(False, description="compile the network with torch.compile")
 
     # Augmentation and sizes; without sizes they follow from the pictures
+    augmentation: Literal["paper", "mirror"] = Field(
+        "paper", description="resize, crop, distort and flip by the next settings; or mirror every second picture only"
+    )
+    early_share: float = Field(0.0, ge=0, le=1, description="share of the steps that sees smaller pictures, at first")
+    early_size: tuple[int, int] = Field((128, 160), description="height and width those fit in; scenes are drawn so")
     min_sizes: list[int] | None = Field(None, description="shorter edges to choose from; by default from the pictures")
     max_size: int = Field(1333, ge=32, description="largest longer edge")
     crop_size: tuple[int, int] | None = Field(None, description="height and width of random crops")
@@ -89,7 +107,10 @@ class TrainingConfig(BaseModel):
     )
     max_bad_steps: int = Field(10, ge=1, description="non-finite steps in a row that end the training")
     workers: int = Field(2, ge=0, description="processes that read data, per training process")
+    push_to_hub: str | None = Field(None, description="repository on the hub that the final model is uploaded to")
+    private: bool = Field(False, description="whether that repository, if it is new, is private")
     device: str | None = Field(None, description="cpu, or by default the GPU if there is one")
+    sharded: bool = Field(False, description="share weights and optimizer out to the processes of torchrun (FSDP2)")
 
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:
@@ -99,6 +120,8 @@ class TrainingConfig(BaseModel):
             raise ValueError(f"min_sizes is {self.min_sizes}, expected one or more positive sizes")
         if any(not 0 < share < 1 for share in self.milestones):
             raise ValueError(f"milestones is {self.milestones}, expected shares of the training between 0 and 1")
+        if self.backbone_weights is not None and self.model is not None:
+            raise ValueError(f"model {self.model} has a backbone already: give backbone_weights with a network instead")
         return self
 
     def to_yaml(self) -> str:

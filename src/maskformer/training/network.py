@@ -14,6 +14,7 @@ from maskformer.checkpoints.zoo import find_in_zoo
 from maskformer.configuration import MaskFormerConfig
 from maskformer.data.dataset import SegmentationDataset
 from maskformer.processing.image_processor import MaskFormerImageProcessor
+from maskformer.training.backbone_weights import load_backbone
 from maskformer.training.config import TrainingConfig
 from maskformer.training.recipes import small_network
 
@@ -33,6 +34,8 @@ def build_network(config: TrainingConfig, dataset: SegmentationDataset) -> tuple
     else:
         name = config.network or "small"
         model, told = _from_architecture(name, fields), [f"starting from random weights of the network {name!r}"]
+        if config.backbone_weights is not None:
+            told += load_backbone(encoder_of(model), model.config, config.backbone_weights)
     if is_per_pixel(model) and dataset.task != "semantic":
         raise ValueError(f"a per-pixel baseline learns semantic segmentation only, got task={dataset.task!r}")
     if config.freeze_backbone:

@@ -36,19 +36,29 @@ def scenes() -> Fields:
         "recipe": "scenes",
         "network": "small",
         "data": "scenes:1000000",
-        "steps": 6000,
-        "batch_size": 16,
-        "reference_batch": 16,
-        "learning_rate": 6e-4,
+        "shuffle": False,  # step s draws the scenes s * batch_size and on
+        "steps": 9000,
+        "batch_size": 8,
+        "reference_batch": 8,
+        "learning_rate": 5e-4,
         "backbone_multiplier": 1.0,
+        # matrices decay, vectors do not
         "weight_decay": 0.05,
+        "weight_decay_bias": 0.0,
+        "weight_decay_embed": 0.05,
         "clip_norm": 5.0,
         "schedule": "cosine",
         "final_share": 0.01,
         "warm_up_steps": 200,
+        "warm_up_factor": 0.005,
         "ema_decay": 0.998,
         "precision": "bfloat16",
-        "min_sizes": [144, 192],
+        "saved_precision": "float16",
+        "leave_out_ignored": False,  # there are none
+        "target_stride": 2,
+        "augmentation": "mirror",
+        "early_share": 0.45,
+        "min_sizes": [192],
         "test_size": 192,
         "test_max_size": 512,
         "eval_images": 50,
@@ -58,7 +68,7 @@ def scenes() -> Fields:
 
 
 def published(entry: ZooEntry) -> Fields:
-    """The recipe of a published model. The ImageNet weights of its backbone are the caller's to bring (`model`)."""
+    """The recipe of a published model. `backbone_weights`, from ImageNet in the paper, are the caller's to bring."""
     steps, crop = entry["train_iters"], entry["crop_train"] if entry["crop_enabled"] else None
     return {
         "recipe": entry["name"],
@@ -114,11 +124,18 @@ def find_recipe(name: str) -> Fields:
     raise ValueError(f"there is no recipe {name!r}; {hint}")
 
 
-def resolve(given: Mapping[str, Any], file: str | Path | None = None) -> TrainingConfig:
-    """Settings from the recipe, overridden by the file's, overridden by those given.
+def resolve(
+    given: Mapping[str, Any], file: str | Path | None = None, stand_ins: Mapping[str, Any] | None = None
+) -> TrainingConfig:
+    """Settings from the recipe, overridden by the file's, overridden by those given; `stand_ins` where none has one.
 
     Raises:
         ValueError: a setting or recipe that is unknown, wrong or missing.
+
+    Examples:
+        >>> config = resolve({"data": "pictures", "out": "run", "recipe": "swin-tiny-ade20k-150", "steps": 1000})
+        >>> config.learning_rate, config.crop_size, config.steps
+        (6e-05, (512, 512), 1000)
     """
     fields = {**(read_settings(file) if file else {}), **given}
     recipe = find_recipe(str(fields.get("recipe", "small")))
@@ -128,7 +145,7 @@ def resolve(given: Mapping[str, Any], file: str | Path | None = None) -> Trainin
         # a shorter run than the recipe's is not all warm-up
         share = int(fields["steps"]) / recipe.get("steps", TrainingConfig.model_fields["steps"].default)
         recipe["warm_up_steps"] = round(recipe.get("warm_up_steps", 0) * min(1.0, share))
-    return build_config({**recipe, **fields, "recipe": recipe["recipe"]})
+    return build_config({**(stand_ins or {}), **recipe, **fields, "recipe": recipe["recipe"]})
 
 
 def small_network() -> Fields:

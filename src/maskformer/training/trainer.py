@@ -7,8 +7,10 @@ optimizer and counters alone. H W image.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import math
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,13 +29,15 @@ from maskformer.evaluation.evaluate import evaluate
 from maskformer.evaluation.loop import Options
 from maskformer.inference import Segmenter
 from maskformer.training.average import AveragedWeights
-from maskformer.training.batches import Order, PixelCollate, build_loader, fit_sizes
+from maskformer.training.batches import Order, PixelCollate, build_loader, fit_sizes, open_evaluation_set
 from maskformer.training.checkpointing import Checkpoints, write_directory
 from maskformer.training.config import TrainingConfig, build_config, read_settings
+from maskformer.training.model_card import build_card, check_hub, push
 from maskformer.training.network import build_network, build_processor, is_per_pixel
 from maskformer.training.objective import TERMS, Batch, build_objective
-from maskformer.training.optimizer import build_optimizer, peak_rate, set_rate
+from maskformer.training.optimizer import build_optimizer, rate_line, set_rate
 from maskformer.training.progress import RunLog, default_trackers, prepare_directory, sample_pictures
+from maskformer.training.sharding import restore_optimizer, shard, unsharded, whole
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,25 @@ def train(config: TrainingConfig, resume: bool = False) -> Outcome:
         ValueError: settings or data that are wrong; nothing has been written then.
         FloatingPointError: too many non-finite steps in a row.
         ImportError: Accelerate is not installed.
+
+    Examples:
+        >>> from maskformer.training.recipes import resolve
+        >>> settings = {"steps": 1, "batch_size": 1, "eval_every": 0, "workers": 0, "trackers": [], "device": "cpu"}
+        >>> outcome = train(resolve({"data": "scenes:2", "out": "run", **settings}))
+        >>> Path("run/model/config.json").is_file()
+        True
     """
     accelerator = _accelerator(config)
     with _first_process_decides(accelerator):
         prepare_directory(config.out, resume)
+        if accelerator.is_main_process:
+            check_hub(config)
     dataset = open_dataset(config.data, config.split, config.format, config.task)
     with _first_process_decides(accelerator):
         report = None if resume else refuse_wrong_data(dataset, config.check_images)
+        evaluation_set = None if resume else open_evaluation_set(config)
+        if evaluation_set is not None:  # rather now than in the middle of the training
+            refuse_wrong_data(evaluation_set, config.check_images)
     told: list[str] = []
     if resume:
         before = build_config(read_settings(config.out / "config.yaml"))
@@ -113,10 +129,15 @@ class Trainer:
         if config.compile:
             getattr(self.network, "model", self.network).compile()
         self.objective = build_objective(self.network, accelerator.device)
+        self.sharded = config.sharded and accelerator.num_processes > 1
+        if self.sharded:
+            shard(self.network, accelerator.device)
+            self.model, self.optimizer = self.network, build_optimizer(self.network, config)
+        else:
+            self.model, self.optimizer = accelerator.prepare(self.network, build_optimizer(self.network, config))
         self.learnt = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        self.model, self.optimizer = accelerator.prepare(self.network, build_optimizer(self.network, config))
         self.average = AveragedWeights(self.network, config.ema_decay) if config.ema_decay else None
-        self.evaluation_set = _evaluation_set(config)
+        self.evaluation_set = open_evaluation_set(config)
         self.done, self.skipped, self.bad_in_a_row, self.best = 0, 0, 0, -math.inf
         self.metrics: dict[str, Any] = {}
         self.stopping = self._told_to_stop = False
@@ -136,7 +157,7 @@ class Trainer:
             accelerator.init_trackers("tracking", config={k: str(v) for k, v in config.model_dump().items()})
         log = RunLog(accelerator, config, self.done)
         try:
-            for sentence in [*(told or []), *self.told, self._rate_line()]:
+            for sentence in [*(told or []), *self.told, rate_line(config)]:
                 log.tell(sentence)
             with self._stopped_by_signals():
                 while self.done < config.steps and not self.stopping:
@@ -144,8 +165,10 @@ class Trainer:
             if self.done < config.steps:
                 log.tell(f"stopped after step {self.done} of {config.steps}; --resume goes on")
                 return Outcome(self.done, config.steps, None, self.metrics, self.skipped)
-            self._export(config.out / "model")
+            self._export(config.out / "model", config.saved_precision == "float16")
             log.tell(f"done: {config.out / 'model'}")
+            if config.push_to_hub and accelerator.is_main_process:
+                log.tell(push(config, config.out / "model"))
             return Outcome(self.done, config.steps, config.out / "model", self.metrics, self.skipped)
         finally:
             log.close()
@@ -154,7 +177,14 @@ class Trainer:
 
     def _advance(self, log: RunLog) -> None:
         config = self.config
-        row = self.step([next(self.batches) for _ in range(config.accumulation)])
+        batches = [next(self.batches) for _ in range(config.accumulation)]
+        try:
+            row = self.step(batches)
+        except RuntimeError as error:
+            if not config.compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            log.tell(self._stop_compiling(error))
+            row = self.step(batches)
         log.step(row)
         if self.bad_in_a_row >= config.max_bad_steps:
             raise FloatingPointError(
@@ -179,7 +209,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         values = self._gradients(batches)
         limit = self.config.clip_norm or math.inf
-        norm = float("nan") if values is None else float(torch.nn.utils.clip_grad_norm_(self.learnt, limit))
+        norm = float("nan") if values is None else float(whole(torch.nn.utils.clip_grad_norm_(self.learnt, limit)))
         good = values is not None and math.isfinite(norm)
         if good:
             self.optimizer.step()
@@ -229,14 +259,23 @@ class Trainer:
         anywhere, self.stopping = (bool(flag) for flag in flags.tolist())
         return anywhere
 
+    def _stop_compiling(self, error: RuntimeError) -> str:
+        """Goes on without torch.compile, which changes rounding alone; says so."""
+        # "backend=... raised:" comes before what is of interest
+        reason = next((line for line in str(error).splitlines() if line and not line.endswith(":")), str(error))
+        if self.accelerator.num_processes > 1:  # the others may be waiting for what this one does not send
+            raise ValueError(f"torch.compile failed here ({reason}): train without --compile") from error
+        getattr(self.network, "model", self.network)._compiled_call_impl = None  # undoes `compile`
+        return f"torch.compile failed here ({reason}): going on without it, slower but the same"
+
     def evaluate(self, log: RunLog) -> None:
         """Evaluates (with the averaged weights, if there are some), draws samples, and keeps the best model."""
         if self.evaluation_set is None:
             return
         task: Any = self.evaluation_set.task
-        with self._weights_to_use():
+        with self._network_to_use() as network:
             try:
-                segmenter = Segmenter(self.network, self.processor, task)
+                segmenter = Segmenter(network, self.processor, task)
                 result = evaluate(segmenter, self.evaluation_set, task, Options(limit=self.config.eval_images))
                 if self.accelerator.is_main_process:
                     pictures = sample_pictures(self.evaluation_set, segmenter, task, self.config.pictures)
@@ -255,53 +294,59 @@ class Trainer:
         """Writes a checkpoint to continue from."""
         state = {
             "step": self.done,
-            "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": whole(self.optimizer.state_dict()),
+            "average": None if self.average is None else whole(self.average.state_dict()),
             "counters": [self.skipped, self.bad_in_a_row],
             "best": self.best,
             "metrics": self.metrics,
         }
+        network = unsharded(self.network, self.network.state_dict()) if self.sharded else self.network
         if self.accelerator.is_main_process:
-            self.checkpoints.save(self.done, self._write, state)
+            self.checkpoints.save(self.done, lambda path: self._write(path, network), state)
         self.accelerator.wait_for_everyone()
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.done, self.best, self.metrics = state["step"], state["best"], state["metrics"]
         self.skipped, self.bad_in_a_row = state["counters"]
         self.told = [f"going on after step {self.done} of {self.config.steps}"]
 
-    def _export(self, path: Path) -> None:
+    def _export(self, path: Path, in_half: bool = False) -> None:
         """Writes the model to be used."""
-        if self.accelerator.is_main_process:
-            with self._weights_to_use():
-                write_directory(path, self._write)
+        with self._network_to_use() as network:
+            if self.accelerator.is_main_process:
+                saved = copy.deepcopy(network).half() if in_half else network
+                name = (self.config.push_to_hub or "").rpartition("/")[2] or self.config.out.resolve().name
+                card = build_card(self.config, self.dataset, self.metrics, self.done, name)
+                write_directory(path, lambda directory: self._write(directory, saved, card))
         self.accelerator.wait_for_everyone()
 
-    def _write(self, path: Path) -> None:
+    def _write(self, path: Path, network: Any, card: Any = None) -> None:
         with contextlib.redirect_stderr(io.StringIO()):  # a bar per file, in the middle of ours
-            self.network.save_pretrained(path)
+            network.save_pretrained(path)
         self.processor.save_pretrained(path)
+        if card is not None:
+            card.save(path / "README.md")
 
-    def _weights_to_use(self) -> Any:
-        return contextlib.nullcontext() if self.average is None else self.average.applied()
+    @contextlib.contextmanager
+    def _network_to_use(self) -> Iterator[Any]:
+        """The whole network, with the averaged weights where there are some."""
+        if self.sharded:
+            yield unsharded(self.network, self.average.values if self.average else self.network.state_dict())
+        else:
+            with self.average.applied() if self.average else contextlib.nullcontext():
+                yield self.network
 
     def _collate(self) -> Any:
         config, processor = self.config, self.processor.to_dict()
         mean, std = (np.broadcast_to(processor[name], 3).tolist() for name in ("image_mean", "image_std"))
         # Crops of one size make batches of one size, whatever the pictures.
         size = config.crop_size if config.crop_kind == "absolute" else None
-        collate = Collate(tuple(mean), tuple(std), size, 32, config.leave_out_ignored, packed=True)
+        stride, without_ignored = config.target_stride, config.leave_out_ignored
+        collate = Collate(tuple(mean), tuple(std), size, 32, without_ignored, packed=True, target_stride=stride)
         return PixelCollate(collate) if is_per_pixel(self.network) else collate
-
-    def _rate_line(self) -> str:
-        config, rate = self.config, peak_rate(self.config)
-        return (
-            f"learning rate {config.learning_rate:g} x {config.batch_size}/{config.reference_batch} (batch / batch of "
-            f"the recipe) = {rate:g}, backbone x {config.backbone_multiplier:g}"
-        )
 
     @contextlib.contextmanager
     def _stopped_by_signals(self) -> Iterator[None]:
@@ -327,6 +372,9 @@ def _accelerator(config: TrainingConfig) -> Any:
         from accelerate import Accelerator
     except ImportError as error:
         raise ImportError("training needs Accelerate: pip install 'maskformer[train]'") from error
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        if os.environ.get(name, "false").lower() == "true":
+            raise ValueError(f"{name} is set, but training shards by itself: start it without, and give --sharded True")
     # The loop counts micro-batches, seeds and casts itself, whatever `accelerate launch` has set.
     options: dict[str, Any] = {"mixed_precision": "no", "gradient_accumulation_steps": 1}
     options |= {"log_with": default_trackers(config) or None, "project_dir": str(config.out)}
@@ -348,17 +396,3 @@ def _first_process_decides(accelerator: Any) -> Iterator[None]:
     first = next((sentence for sentence in sentences if sentence), None)
     if first:
         raise ValueError(first) from error
-
-
-def _evaluation_set(config: TrainingConfig) -> SegmentationDataset | None:
-    if not config.eval_every:
-        return None
-    try:
-        # "scenes:500" counts training scenes
-        is_drawn = config.data.startswith("scenes:") and not Path(config.data).exists()
-        source = "scenes" if is_drawn else config.data
-        return open_dataset(source, config.eval_split, config.format, config.task)
-    except ValueError as error:
-        if "no split" in str(error):
-            return None
-        raise
