@@ -142,6 +142,11 @@ def test_two_things_that_touch_at_a_seam_stay_two() -> None:
     assert sorted(segment.area for segment in result.segments if segment.label_id == 6) == [1440, 1440]
 
 
+def test_an_eighth_is_shared_by_default() -> None:
+    assert TiledSegmenter(Reader()).overlap == 128
+    assert TiledSegmenter(Reader(), 96).overlap == 12
+
+
 def test_small_pictures_go_through() -> None:
     picture, truth, _ = _scene(0, (100, 120))
     result = TiledSegmenter(Reader(), 128, 20).predict([picture], "panoptic")[0]

@@ -44,6 +44,11 @@ class Segment:
         area: its pixels, for an instance those that others cover too.
         bbox: the tight box (x, y, width, height).
         is_thing: whether its class is countable; None where the checkpoint does not say.
+
+    Examples:
+        >>> segment = Segment(1, "cat", 0, 0.9, 4, (0, 0, 2, 2), True, np.ones((2, 2), np.int32))
+        >>> int(segment.mask.sum()), segment.rle()
+        (4, {'size': [2, 2], 'counts': [0, 4]})
     """
 
     id: int
@@ -95,6 +100,15 @@ class Segmentation:
         image_size: (H, W).
         labels: the names of all classes of the model, by label id.
         image: the picture as it was handed in, for `overlay`.
+
+    Examples:
+        >>> ids = np.ones((2, 2), np.int32)
+        >>> segment = Segment(1, "cat", 0, 0.9, 4, (0, 0, 2, 2), True, ids)
+        >>> result = Segmentation("panoptic", ids, [segment], (2, 2), {0: "cat"})
+        >>> result.to_dict()["segments"][0]["label"]
+        'cat'
+        >>> [path.name for path in result.save("out", "a")] if result.image is not None else result.to_png().size
+        (2, 2)
     """
 
     task: Task
@@ -132,6 +146,9 @@ class Segmentation:
     ) -> list[dict[str, Any]]:
         """One entry per segment of a COCO results file.
 
+        Entries have no box: the official code would then rank small, medium and large by the area of the box instead
+        of the mask's. It makes the boxes itself.
+
         Args:
             image_id: the picture's id in the annotation file.
             category_ids: the data set's category of each label id, where they differ (in COCO they do).
@@ -144,7 +161,6 @@ class Segmentation:
             {
                 "image_id": image_id,
                 "category_id": _category(segment, category_ids),
-                "bbox": list(segment.bbox),
                 "score": segment.score,
                 "segmentation": segment.rle(compressed),
             }

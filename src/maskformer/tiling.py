@@ -8,8 +8,13 @@ neighbours overlap, and each pixel is taken from the tile whose border is furthe
                      |overlap|                         1/2 are one segment
                          ^ seam
 
-A tile is a picture of its own: what is larger than a tile is seen in parts, and the network judges each part without
-the rest. Memory beyond the model and the picture: about 32 bytes per pixel, and the results of two rows of tiles.
+A tile is a picture of its own: the image processor resizes it, so tiles should be as large as the pictures that the
+model was trained on. What is larger than a tile is seen in parts, and the network judges each part without the rest.
+Measured with the bundled model on 6000 x 4000 pixels: 16 scenes of 1500 x 1000 in tiles of 1024 (overlap 128) have
+76 % of their pixels right, untiled, where they are tiny, 26 %; one scene has 97 % right untiled, and in tiles of 4096
+(overlap 1024; 99 % agree away from seams), but 42 % in tiles of 1024, which show the network sky or grass alone.
+Memory beyond the model and the picture: about 32 bytes per pixel, and the results of two rows of tiles.
+
 H W picture, h w tile or overlap, N M segments, P pixels of an overlap.
 """
 
@@ -82,13 +87,14 @@ class TiledSegmenter:
     Args:
         segmenter: a `Segmenter`, which segments the tiles.
         tile: side of a tile in pixels of the picture; a tile is resized as the image processor says.
-        overlap: pixels that neighbouring tiles share at least.
+        overlap: pixels that neighbouring tiles share at least; default: an eighth of a tile.
 
     Raises:
         ValueError: an overlap that is negative or more than half a tile.
     """
 
-    def __init__(self, segmenter: Any, tile: int = 1024, overlap: int = 128) -> None:
+    def __init__(self, segmenter: Any, tile: int = 1024, overlap: int | None = None) -> None:
+        overlap = tile // 8 if overlap is None else overlap
         tiles((1, 1), tile, overlap)  # checks
         self.segmenter, self.tile, self.overlap = segmenter, tile, overlap
 

@@ -67,6 +67,14 @@ def overlay(
 
     Raises:
         ValueError: for an `alpha` outside of 0 to 1, an array that is not uint8, or a map of another size.
+
+    Examples:
+        >>> ids = np.zeros((40, 60), np.int32)
+        >>> ids[10:30, 20:40] = 1
+        >>> segments = [{"id": 1, "label_id": 0}]
+        >>> picture = overlay(np.zeros((40, 60, 3), np.uint8), ids, segments, {0: "cat"}, legend=False)
+        >>> picture.size  # (width, height) in pixels
+        (60, 40)
     """
     picture, ids = _open(image), np.asarray(segmentation)
     if ids.shape != (picture.height, picture.width):

@@ -31,15 +31,18 @@ def color(label: int, slot: int) -> tuple[int, int, int]:
 
 
 class Painter(nn.Module):
-    """Looks like a MaskFormer from the outside. `sure` scales the class logits; 0 is an untrained head."""
+    """Looks like a MaskFormer from the outside. `sure` scales the class logits; 0 is an untrained head.
 
-    def __init__(self, labels: dict[int, str] | None = None, sure: float = 8.0) -> None:
+    `lean` is added to the logit of the first class.
+    """
+
+    def __init__(self, labels: dict[int, str] | None = None, sure: float = 8.0, lean: float = 0.0) -> None:
         super().__init__()
         labels = dict(LABELS) if labels is None else labels
         self.config = SimpleNamespace(id2label=labels, model_type="maskformer", stuff_class_ids=None)
         colors = [color(label, slot) for label in range(len(CLASSES)) for slot in range(SLOTS)]
         self.colors = nn.Parameter(torch.tensor(colors).float() / 255)  # [Q, 3]
-        self.sure = sure
+        self.sure, self.lean = sure, lean
         names = [CLASSES[number].name for number in range(len(CLASSES))]
         place = {name: label for label, name in labels.items()}
         self.classes = [place.get(names[query // SLOTS], 0) for query in range(len(colors))]
@@ -52,6 +55,7 @@ class Painter(nn.Module):
         for query, label in enumerate(self.classes):
             logits[:, query, label] = self.sure * areas[:, query].clamp(max=20) / 20
             logits[:, query, -1] = self.sure * (areas[:, query] < 3)
+        logits[..., 0] += self.lean
         return MaskFormerForInstanceSegmentationOutput(
             class_queries_logits=logits, masks_queries_logits=200 * (0.06 - apart)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from maskformer.evaluation.protocol import Protocol, authors_size
 from maskformer.inference import Segmenter
 from maskformer.processing.postprocessing import semantic_segmentation
 
-from .painter import SLOTS, color, painter_segmenter
+from .painter import color, painter_segmenter
 
 PROTOCOL = Protocol(
     "paper", (72, 200), 32, {"protocol": "paper"}, ((48, 200), (72, 200), (100, 110)), True
@@ -66,12 +67,60 @@ def test_equals_the_recipe_step_by_step(segmenter):
     assert {segment.id for segment in result.segments} == set(np.unique(result.segmentation).tolist())
 
 
-def test_groups_of_classes_change_nothing(segmenter, monkeypatch):
+@pytest.mark.parametrize("order", ["paper", "paper-panoptic"])
+def test_bands_give_the_sum_of_the_versions(segmenter, monkeypatch, order):
+    segmenter.model.sure = 1.0  # no class is certain, many can win
+    averaging = augmentation.AugmentedSegmenter(segmenter, PROTOCOL)
     image = picture()
-    whole = next(augmentation.AugmentedSegmenter(segmenter, PROTOCOL).stream([image]))
-    monkeypatch.setattr(augmentation, "_SCORES_AT_ONCE", 3 * 90 * 131)
-    grouped = next(augmentation.AugmentedSegmenter(segmenter, PROTOCOL).stream([image]))
-    assert (whole.segmentation == grouped.segmentation).mean() > 0.9999
+    total = torch.zeros(14, 90, 131)
+    with torch.no_grad():
+        for processor in averaging.processors:
+            inputs = processor(image, return_tensors="pt")
+            values, mask = inputs["pixel_values"], inputs["pixel_mask"]
+            width = int(mask[0, 0].sum())
+            for mirrored in (False, True):
+                if mirrored:
+                    values[..., :width] = values[..., :width].flip(-1)
+                outputs = segmenter.model(pixel_values=values)
+                found = semantic_segmentation(outputs, [(90, 131)], True, pixel_mask=mask, protocol=order)
+                scores = found[0].segmentation_scores
+                total += scores.flip(-1) if mirrored else scores
+    second, first = total.sort(0).values[-2:]
+    clear = (first - second > 1e-5 * first).numpy()
+    assert clear.mean() > 0.9
+    for values_at_once, columns in ((2**26, 64), (131 * 350 * 7, 17), (1, 1000)):
+        monkeypatch.setattr(augmentation, "_VALUES_AT_ONCE", values_at_once)
+        monkeypatch.setattr(augmentation, "_COLUMNS_AT_ONCE", columns)
+        result = next(averaging.stream([image], protocol=order))
+        assert np.array_equal(result.segmentation[clear], total.argmax(0).numpy()[clear])
+
+
+def test_a_per_pixel_baseline_is_averaged_too(monkeypatch):
+    baseline = painter_segmenter("semantic")
+    baseline.is_per_pixel = True
+    forward = baseline.model.forward
+    labels = torch.tensor(baseline.model.classes)
+
+    def logits(pixel_values):
+        planes = forward(pixel_values).masks_queries_logits  # [1, Q, h, w]
+        best = [planes[:, labels == label].amax(1) for label in range(14)]
+        return SimpleNamespace(logits=torch.stack(best, 1))
+
+    monkeypatch.setattr(baseline.model, "forward", logits)
+    monkeypatch.setattr(augmentation, "_VALUES_AT_ONCE", 40_000)
+    image = picture()
+    result = next(augmentation.AugmentedSegmenter(baseline, replace(PROTOCOL, flip=False)).stream([image]))
+    total = torch.zeros(14, 90, 131)
+    for edges in PROTOCOL.augmented_edges:
+        processor = augmentation.ClockedProcessor.like(baseline.image_processor, 32, PROTOCOL.edges, edges)
+        inputs = processor(image, return_tensors="pt")
+        with torch.no_grad():
+            outputs = logits(inputs["pixel_values"])
+        found = semantic_segmentation(outputs, [(90, 131)], True, pixel_mask=inputs["pixel_mask"], protocol="paper")
+        total += found[0].segmentation_scores
+    second, first = total.sort(0).values[-2:]
+    clear = (first - second > 1e-5 * first.abs()).numpy()
+    assert np.array_equal(result.segmentation[clear], total.argmax(0).numpy()[clear])
 
 
 def test_mirroring_counts(segmenter):
@@ -88,4 +137,5 @@ def test_wrong_use_is_told(segmenter):
         augmentation.AugmentedSegmenter(segmenter, Protocol())
     with pytest.raises(ValueError, match="got task 'panoptic'"):
         next(augmentation.AugmentedSegmenter(segmenter, PROTOCOL).stream([picture()], "panoptic"))
-    assert SLOTS == 4
+    with pytest.raises(ValueError, match="threshold has no meaning for task 'semantic'"):
+        next(augmentation.AugmentedSegmenter(segmenter, PROTOCOL).stream([picture()], threshold=0.5))

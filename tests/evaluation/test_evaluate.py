@@ -194,7 +194,7 @@ def test_classes_are_matched_by_name_or_by_order():
 
 
 def test_suspicious_results_are_told(folder):
-    untrained = run(folder, "semantic", model={"sure": 0.0}).warnings
+    untrained = run(folder, "semantic", model={"sure": 0.0, "lean": 0.01}).warnings
     assert any("class head looks untrained" in sentence for sentence in untrained)
     assert any(sentence.startswith("never predicted, though the data has them") for sentence in untrained)
     assert any(sentence == "every pixel is predicted as sky" for sentence in untrained)
@@ -204,7 +204,7 @@ def test_suspicious_results_are_told(folder):
 
 
 def test_tiles(folder):
-    whole, tiled = run(folder, "semantic"), run(folder, "semantic", tile=64, overlap=16)
+    whole, tiled = run(folder, "semantic"), run(folder, "semantic", tile=64, tile_overlap=16)
     assert tiled.metrics["mIoU"] == pytest.approx(whole.metrics["mIoU"], abs=8)
     assert tiled.metrics != whole.metrics
     with pytest.raises(ValueError, match="exclude each other"):

@@ -57,6 +57,15 @@ def convert_original(
 
     Raises:
         ValueError: `src` is no checkpoint of a MaskFormer or is refused, or `dst` holds something already.
+
+    Examples:
+        >>> from maskformer import MaskFormerConfig, MaskFormerForInstanceSegmentation, load_model
+        >>> model = MaskFormerForInstanceSegmentation(MaskFormerConfig.from_zoo("r50-ade20k-150"))
+        >>> model.save_pretrained("mine")
+        >>> _ = export_original("mine", "theirs.pkl")
+        >>> _ = convert_original("theirs.pkl", "back")
+        >>> load_model("back").config.num_labels
+        150
     """
     dst = Path(dst)
     _check_free(dst)
@@ -83,6 +92,11 @@ def export_original(src: str | Path, dst: str | Path) -> Conversion:
 
     Raises:
         ValueError: `src` is no checkpoint, its network has no form in the authors' layout, or `dst` exists.
+
+    Examples:
+        >>> _ = export_original("scenes", "scenes.pkl")
+        >>> Path("scenes.pkl").stat().st_size > 10**7
+        True
     """
     dst = Path(dst)
     if dst.exists():

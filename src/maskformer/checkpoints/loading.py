@@ -90,6 +90,11 @@ def load_model(path_or_hub_id: str | Path, **kwargs: Any) -> MaskFormerPreTraine
 
     Raises:
         ValueError: no such checkpoint, or it cannot be reached, is damaged, is of another model or lacks weights.
+
+    Examples:
+        >>> model = load_model("scenes")
+        >>> type(model).__name__, model.config.num_labels
+        ('MaskFormerForInstanceSegmentation', 14)
     """
     checkpoint = resolve_checkpoint(path_or_hub_id)
     if str(path_or_hub_id) == BUNDLED:

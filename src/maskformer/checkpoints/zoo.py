@@ -24,10 +24,21 @@ def list_zoo() -> list[ZooEntry]:
     Each entry has `name` (ours, unique), `original_config` (the authors' file), `parameters` (trainable ones, to the
     thousand), `hub_id` (where a converted checkpoint is published, or None), `stuff_class_ids` (panoptic models) and
     the settings: sizes in pixels, learning rates, thresholds, published results in percent.
+
+    Examples:
+        >>> len(list_zoo()), list_zoo()[0]["name"]
+        (30, 'r101-ade20k-150-panoptic')
     """
     return [dict(entry) for entry in _entries()]
 
 
 def find_in_zoo(name: str) -> ZooEntry | None:
-    """The entry called `name`, which may be a zoo name or the authors' configuration path; None when there is none."""
+    """The entry called `name`, which may be a zoo name or the authors' configuration path; None when there is none.
+
+    Examples:
+        >>> find_in_zoo("swin-tiny-ade20k-150")["crop_train"]
+        [512, 512]
+        >>> find_in_zoo("none of these") is None
+        True
+    """
     return next((dict(entry) for entry in _entries() if name in (entry["name"], entry["original_config"])), None)

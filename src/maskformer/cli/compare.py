@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from maskformer.cli.evaluate import Protocol, open_data, optional, print_table, progress_bar, shown
+from maskformer.cli.evaluate import Protocol, open_data, optional
 from maskformer.cli.predict import Task
+from maskformer.cli.progress import progress_bar
+from maskformer.cli.tables import print_table, shown
 
 
 def run(

@@ -8,13 +8,15 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from maskformer.cli.predict import Precision, Task
+from maskformer.cli.predict import Precision, Task, check_tiles
+from maskformer.cli.progress import progress_bar
+from maskformer.cli.tables import print_table, shown
 
 if TYPE_CHECKING:
     from maskformer.data.dataset import SegmentationDataset
@@ -35,10 +37,10 @@ def run(
     zoo: Annotated[str | None, optional(metavar="NAME")] = None,
     tta: bool = False,
     tile: Annotated[int | None, optional(metavar="PIXELS")] = None,
-    overlap: int = 128,
+    tile_overlap: Annotated[int | None, optional(metavar="PIXELS")] = None,
     threshold: Annotated[float | None, optional(metavar="SHARE")] = None,
     mask_threshold: Annotated[float | None, optional(metavar="SHARE")] = None,
-    overlap_share: Annotated[float | None, optional(metavar="SHARE")] = None,
+    overlap: Annotated[float | None, optional(metavar="SHARE")] = None,
     fast: bool = False,
     boundary: bool = False,
     by_order: bool = False,
@@ -63,11 +65,11 @@ def run(
         protocol: "paper" resizes, orders and thresholds as the authors did for their published numbers.
         zoo: the published model whose settings "paper" stands for, if the checkpoint is not called like it.
         tta: average over the published sizes and mirrored images (semantic, with --protocol paper).
-        tile: segment larger pictures in tiles of that side.
-        overlap: pixels that neighbouring tiles share.
+        tile: segment larger pictures in tiles of that side; `maskformer predict --help` says more.
+        tile_overlap: pixels that neighbouring tiles share at least (default an eighth of a tile).
         threshold: lowest score of a segment.
         mask_threshold: lowest mask probability of a segment's pixel.
-        overlap_share: share of its mask that a segment must keep.
+        overlap: share of its mask that a segment must keep.
         fast: average precision by faster-coco-eval instead of pycocotools; the numbers are the same.
         boundary: average precision by boundary IoU too.
         by_order: the model's classes are the data's in the same order, whatever their names.
@@ -84,25 +86,22 @@ def run(
 
     if model is None or data is None:
         raise UsageError(f"evaluate needs --{'model' if model is None else 'data'}; see `maskformer evaluate --help`")
+    _check_usage(protocol, tta, tile, tile_overlap, min(batch_size, limit or 1))
     if out is None and (submission or resume):
         raise UsageError(f"--{'submission' if submission else 'resume'} needs --out DIR")
-    if tta and protocol != "paper":
-        raise UsageError("--tta needs --protocol paper, which knows the sizes")
-    if min(batch_size, limit or 1) < 1:
-        raise UsageError("--batch-size and --limit must be at least 1")
-    post = {"threshold": threshold, "mask_threshold": mask_threshold, "overlap_mask_area_threshold": overlap_share}
+    post = {"threshold": threshold, "mask_threshold": mask_threshold, "overlap_mask_area_threshold": overlap}
     options = {
         "post_processing": {name: value for name, value in post.items() if value is not None},
         "batch_size": batch_size,
         "tile": tile,
-        "overlap": overlap,
+        "tile_overlap": tile_overlap,
         "augment": tta,
         "limit": limit,
         "by_order": by_order,
-        "boundary": boundary,
         "directory": out,
         "resume": resume,
         "submission": submission,
+        "boundary": boundary,
         "backend": "faster-coco-eval" if fast else "pycocotools",
     }
     with _processes():
@@ -112,6 +111,18 @@ def run(
     elif is_first:
         print_evaluation(evaluation)
     return 0
+
+
+def _check_usage(protocol: Protocol, tta: bool, tile: int | None, tile_overlap: int | None, least: int) -> None:
+    from maskformer.cli import UsageError
+
+    check_tiles(tile, tile_overlap)
+    if tta and protocol != "paper":
+        raise UsageError("--tta needs --protocol paper, which knows the sizes")
+    if tta and tile is not None:
+        raise UsageError("--tta and --tile exclude each other: choose one")
+    if least < 1:
+        raise UsageError("--batch-size and --limit must be at least 1")
 
 
 def _evaluate(
@@ -192,8 +203,6 @@ def write_files(
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """The result as tables on stdout, warnings on stderr."""
-    from rich.markup import escape
-
     images = f"{len(evaluation.images)} images"
     if evaluation.is_partial:
         images = f"PARTIAL: the first {len(evaluation.images)} of {evaluation.num_images} images"
@@ -201,50 +210,12 @@ def print_evaluation(evaluation: Evaluation) -> None:
     if evaluation.per_class:
         columns = [name for name in evaluation.per_class[0] if name not in ("id", "predicted")]
         rows = [[shown(row[name]) for name in columns] for row in evaluation.per_class]
-        print_table(["class", *columns[1:]], [[escape(row[0]), *row[1:]] for row in rows])
+        print_table(["class", *columns[1:]], rows)
     print_table(["metric", "percent"], [[name, shown(value)] for name, value in evaluation.metrics.items()])
     speed = ", ".join(f"{name.replace('_', '-')} {value:.1f}" for name, value in evaluation.images_per_second.items())
     print(f"images/s: {speed}")
     for sentence in evaluation.warnings:
         print(f"maskformer: warning: {sentence}", file=sys.stderr)
-
-
-def print_table(header: list[str], rows: list[list[str]]) -> None:
-    """A table on stdout, its first column to the left."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    is_terminal = sys.stdout.isatty()
-    table = Table(box=SIMPLE_HEAD if is_terminal else None, pad_edge=False)
-    for place, name in enumerate(header):
-        table.add_column(name, justify="right" if place else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if is_terminal else 160, highlight=False).print(table)
-
-
-def shown(value: Any) -> str:
-    """A cell of a table."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-@contextlib.contextmanager
-def progress_bar(text: str, is_first: bool = True) -> Iterator[Callable[[int, int], None] | None]:
-    """What to call with (done, all); draws on stderr where somebody looks."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not (is_first and console.is_terminal):
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(text, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 @contextlib.contextmanager

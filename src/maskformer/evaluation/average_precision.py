@@ -44,6 +44,13 @@ class AveragePrecision:
 
     Raises:
         ImportError: the backend is not installed.
+
+    Examples:
+        >>> metric = AveragePrecision([{"id": 1, "name": "cat"}])
+        >>> runs = {"size": [4, 4], "counts": [0, 8, 8]}  # the left half
+        >>> _ = metric.update(1, (4, 4), [(1, 0.9, runs)], [(1, runs, 8.0, False)])
+        >>> round(metric.result().numbers["AP"])  # percent
+        100
     """
 
     def __init__(

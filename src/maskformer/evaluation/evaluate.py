@@ -90,6 +90,13 @@ def evaluate(
     Raises:
         ValueError: class lists that do not match, an image or annotation that is wrong, options that exclude each
             other, or records to resume from that belong to another evaluation.
+
+    Examples:
+        >>> from maskformer import Segmenter
+        >>> from maskformer.data.recognise import open_dataset
+        >>> result = evaluate(Segmenter.from_pretrained("scenes"), open_dataset("scenes:2", "val"))
+        >>> result.num_images, 0 <= result.metrics["PQ"] <= 100  # percent
+        (2, True)
     """
     options, task = options or Options(), task or segmenter.task
     annotations = AnnotationFile(dataset)

@@ -37,7 +37,8 @@ class Options:
         post_processing: thresholds, for `Segmenter.stream`. Instances are kept down to score 0 by default, as average
             precision wants them.
         batch_size: images of one padded size per forward pass, at most.
-        tile: side of the tiles of larger images, None for no tiles; `overlap` is what tiles share.
+        tile: side of the tiles of larger images, None for no tiles; `tile_overlap` is what neighbours share at least,
+            by default an eighth.
         augment: average semantic scores over the protocol's sizes and mirrored images.
         limit: only that many images, the first ones.
         by_order: the model's classes are the data's in the same order, whatever their names.
@@ -50,7 +51,7 @@ class Options:
     post_processing: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 4
     tile: int | None = None
-    overlap: int = 128
+    tile_overlap: int | None = None
     augment: bool = False
     limit: int | None = None
     by_order: bool = False
@@ -81,7 +82,7 @@ class Loop:
             self.predictor = AugmentedSegmenter(self.predictor, protocol)
             self._processors = self.predictor.processors
         elif options.tile is not None:
-            self.predictor = TiledSegmenter(self.predictor, options.tile, options.overlap)
+            self.predictor = TiledSegmenter(self.predictor, options.tile, options.tile_overlap)
         self.model, self.task = segmenter.model, task
         self.stream_options = {"batch_size": options.batch_size, **({"threshold": 0.0} if task == "instance" else {})}
         self.stream_options |= protocol.post_processing | dict(options.post_processing)
@@ -128,6 +129,7 @@ class Loop:
         return spent
 
     def _begin(self, *_: Any) -> None:
+        self.outputs = None  # not beside the next ones
         self._clocks["forward"] -= _now()
 
     def _end(self, _model: Any, _inputs: Any, outputs: Any) -> None:

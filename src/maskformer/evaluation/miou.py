@@ -35,6 +35,12 @@ class MeanIoU:
 
     `confusion` int64 [C, C] (rows: truth) is the whole state: the sum of the matrices of several processes is the
     matrix of all their images, exactly.
+
+    Examples:
+        >>> metric = MeanIoU(num_classes=2)
+        >>> metric.update(np.array([[0, 1]]), np.array([[0, 255]]))  # 255 is ignored
+        >>> metric.result().mean_iou  # percent
+        100.0
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:

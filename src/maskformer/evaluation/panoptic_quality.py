@@ -79,6 +79,13 @@ class PanopticQuality:
 
     `state` int64 [C, 5] (true positives, false positives, false negatives, the IoU sum's upper and lower part) is all
     it knows: the sum of the states of several processes is the state of all their images, exactly.
+
+    Examples:
+        >>> metric = PanopticQuality([{"id": 1, "isthing": 1, "name": "cat"}])
+        >>> ids = np.ones((4, 4), np.int32)
+        >>> metric.update(ids, [{"id": 1, "label_id": 1}], ids, [{"id": 1, "category_id": 1}])
+        >>> metric.result().all.pq  # percent
+        100.0
     """
 
     def __init__(self, categories: Sequence[Mapping[str, Any]]) -> None:

@@ -75,9 +75,7 @@ class Submission:
         """Write the picture of an image, and return its entries for the JSON file."""
         image_id = self.annotations.image_id(index)
         if self.task == "instance":
-            entries = result.to_coco(image_id, self.category_ids, compressed=True)
-            # With a box, the official code would rank small, medium and large by its area instead of the mask's.
-            return [{name: value for name, value in entry.items() if name != "bbox"} for entry in entries]
+            return result.to_coco(image_id, self.category_ids, compressed=True)
         dataset = self.annotations.dataset
         path = Path(dataset.target_path(index) if self.task == "panoptic" else dataset.path(index))
         name = path.with_suffix(".png").name
