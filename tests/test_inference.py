@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +20,8 @@ from maskformer.inference import Segmentation, Segmenter
 from maskformer.modeling.maskformer import MaskFormerForInstanceSegmentation
 from maskformer.modeling.per_pixel import PerPixelBaseline
 from maskformer.processing.image_processor import MaskFormerImageProcessor
+from maskformer.processing.masks import encode_run_lengths
+from maskformer.results import segments_of_runs
 from maskformer.visualization import rgb2id
 
 LABELS = {0: "ball", 1: "box", 2: "sky"}
@@ -417,6 +420,14 @@ def test_run_lengths_are_coco(tmp_path, capsys) -> None:
     coco = COCO(str(tmp_path / "truth.json"))
     loaded = coco.loadRes(results["instance"].to_coco(7, {0: 10, 1: 20}, compressed=True))
     assert [each["category_id"] for each in loaded.loadAnns(loaded.getAnnIds())] == [10, 20]
+    corner = torch.zeros(40, 56).bool()
+    corner[5:25, 3:6] = corner[5:9, 3:40] = True
+    segments = segments_of_runs([encode_run_lengths(corner)], [{"label_id": 0, "score": 0.5}], {0: "ball"}, ())
+    bent = replace(results["instance"], segments=segments)
+    loaded = coco.loadRes(bent.to_coco(7, {0: 10}, compressed=True))
+    (entry,) = loaded.loadAnns(loaded.getAnnIds())
+    assert entry["area"] == int(corner.sum())  # by which sizes are told apart; the box has four times as much
+    assert tuple(entry["bbox"]) == (3, 5, 37, 20)
     capsys.readouterr()
     with pytest.raises(ValueError, match="label id 1"):
         results["instance"].to_coco(7, {0: 10})

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from maskformer.checkpoints.exported import graph_segments, is_exported, load_exported
 from maskformer.checkpoints.loading import load_model, resolve_checkpoint
 from maskformer.configuration import PER_PIXEL_MODEL_TYPE
 from maskformer.processing.image_processor import MaskFormerImageProcessor
@@ -33,7 +34,15 @@ _BATCHES_AHEAD = 4
 
 
 class PostProcessing(TypedDict, total=False):
-    """How logits become segments; what is left out or None has the post-processor's default."""
+    """How logits become segments; what is left out or None has the post-processor's default.
+
+    Examples:
+        >>> from maskformer.data.scenes import draw_scene
+        >>> options: PostProcessing = {"threshold": 0.9, "overlap_mask_area_threshold": 0.5}
+        >>> result = Segmenter.from_pretrained("scenes").predict(draw_scene(1).image, **options)[0]
+        >>> min(segment.score for segment in result.segments) >= 0.9
+        True
+    """
 
     threshold: float | None
     """Panoptic: the class probability a query must exceed; instance: the score to reach. Default 0.5."""
@@ -78,6 +87,15 @@ class Segmenter:
 
     Raises:
         ValueError: an unknown task, or one the model cannot do, or a device that is not there.
+
+    Examples:
+        >>> from maskformer.data.scenes import draw_scene
+        >>> segmenter = Segmenter.from_pretrained("scenes")
+        >>> result = segmenter.predict(draw_scene(1).image)[0]
+        >>> result.task, result.image_size  # (height, width) in pixels
+        ('panoptic', (192, 256))
+        >>> result.segments[0].label in segmenter.labels.values()
+        True
     """
 
     def __init__(
@@ -93,12 +111,14 @@ class Segmenter:
         self.image_processor = image_processor
         self.labels: dict[int, str] = {int(number): str(name) for number, name in config.id2label.items()}
         self.is_per_pixel = config.model_type == PER_PIXEL_MODEL_TYPE
+        # An exported graph may end in the maps of one task.
+        self.graph_task: Task | None = getattr(model, "graph_task", None)
         stuff = image_processor.label_ids_to_fuse
         if stuff is None:
             stuff = getattr(config, "stuff_class_ids", None)
         self.stuff_ids: frozenset[int] | None = None if stuff is None else frozenset(stuff)
         default: Task = "semantic" if self.stuff_ids is None or self.is_per_pixel else "panoptic"
-        self.task: Task = self._checked_task(task or default)
+        self.task: Task = self._checked_task(task or self.graph_task or default)
 
     @classmethod
     def from_pretrained(
@@ -112,15 +132,21 @@ class Segmenter:
         """The Segmenter of a checkpoint: a directory, an id on the hub, or "scenes", which comes with the package.
 
         Args:
-            path_or_hub_id: as for `load_model`.
+            path_or_hub_id: as for `load_model`; or a file of `maskformer export`, which takes neither `dtype` nor
+                `kwargs`.
             task: see the class.
             device: default: the first GPU if there is one, else the CPU.
-            dtype: see the class.
+            dtype: see the class; default: that of the checkpoint on a GPU, float32 on a CPU.
             **kwargs: for `load_model` (`revision`, `cache_dir`, ...).
 
         Raises:
             ValueError: there is no such checkpoint or it cannot do the task, or the device is not there.
         """
+        if is_exported(path_or_hub_id):
+            if fixed := [*kwargs, *(["dtype"] if dtype else [])]:
+                raise ValueError(f"{path_or_hub_id} is an exported file and as it is: leave out {', '.join(fixed)}")
+            network = load_exported(path_or_hub_id, device)
+            return cls(network, network.image_processor, task)
         model = load_model(path_or_hub_id, **kwargs)
         shared = {
             name: kwargs[name] for name in ("revision", "cache_dir", "token", "local_files_only") if name in kwargs
@@ -134,6 +160,8 @@ class Segmenter:
             ) from error
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype is None and torch.device(device).type == "cpu":
+            dtype = torch.float32  # a file of half the size is no reason to compute at a fraction of the speed
         return cls(model, processor, task, device, dtype)
 
     @property
@@ -176,6 +204,8 @@ class Segmenter:
         """
         chosen = self._checked_task(task or self.task)
         options = _checked_options(chosen, post_processing)
+        if self.graph_task and options:
+            raise ValueError(f"{next(iter(options))} is fixed in a file exported for a task: export without one")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         return self._stream(_each(images), chosen, options, batch_size)
@@ -222,17 +252,23 @@ class Segmenter:
         device, dtype = _place(self.model)
         pixel_values = torch.stack([item.pixel_values for item in group]).to(device, dtype)  # [B, 3, H', W']
         self.model.eval()
-        outputs = _logits(self.model(pixel_values=pixel_values), self.is_per_pixel)
+        outputs = self.model(pixel_values=pixel_values)
+        if self.graph_task is None:
+            outputs = _logits(outputs, self.is_per_pixel)
         where = {
             "target_sizes": [item.image_size for item in group],
             "pixel_mask": torch.stack([item.pixel_mask for item in group]),  # [B, H', W']
         }
         build = {"semantic": self._semantic, "panoptic": self._panoptic, "instance": self._instance}[task]
-        results = build(outputs, **where, **options)
+        results = build(outputs, **where, **options) if self.graph_task is None else self._graph_maps(outputs, **where)
         return [
             Segmentation(task, segmentation, segments, item.image_size, self.labels, item.image)
             for item, (segmentation, segments) in zip(group, results, strict=True)
         ]
+
+    def _graph_maps(self, outputs: Any, **where: Any) -> Iterator[tuple[np.ndarray, list[Segment]]]:
+        for segmentation, infos in graph_segments(outputs, **where):
+            yield segmentation, segments_of_map(segmentation, infos, self.labels, self.stuff_ids)
 
     def _semantic(self, outputs: Any, **options: Any) -> Iterator[tuple[np.ndarray, list[Segment]]]:
         maps: Any = self.image_processor.post_process_semantic_segmentation(outputs, **options)
@@ -277,6 +313,8 @@ class Segmenter:
                 f"a per-pixel baseline knows no segments and cannot do task {task!r}: use task='semantic', or a "
                 "MaskFormer checkpoint"
             )
+        if self.graph_task not in (None, task):
+            raise ValueError(f"the file was exported for task {self.graph_task!r} and cannot do {task!r}")
         return task
 
 
@@ -289,6 +327,8 @@ def _checked_options(task: Task, post_processing: Mapping[str, Any]) -> dict[str
     for name in given:
         if name not in _OPTIONS[task]:
             raise ValueError(f"{name} has no meaning for task {task!r}: leave it out")
+        if name.endswith("threshold") and not 0 <= given[name] <= 1:
+            raise ValueError(f"{name} is {given[name]}, expected a share from 0 to 1")
     return given
 
 

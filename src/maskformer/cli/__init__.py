@@ -25,6 +25,8 @@ COMMANDS = {
     "compare": ("maskformer.cli.compare", "two checkpoints on the same images: logits, maps and metrics"),
     "convert": ("maskformer.cli.convert", "convert a checkpoint of the authors, or back into their layout"),
     "train": ("maskformer.cli.train", "train on your own images, or by a published recipe"),
+    "export": ("maskformer.cli.export", "write a checkpoint as an ONNX file or a torch program"),
+    "serve": ("maskformer.cli.serve", "answer segmentation requests over HTTP, with a page to try it"),
     "benchmark": ("maskformer.cli.benchmark", "time and memory against transformers, on this machine"),
     "data": ("maskformer.cli.data", "check annotations before training on them"),
     "zoo": ("maskformer.cli.zoo", "list the 30 published models"),

@@ -1,0 +1,273 @@
+"""Many pictures on many machines: Ray Data spreads them over workers that each hold the model.
+
+A worker sends back the finished files of a picture, and only the process that asked writes them: machines need not
+share a disk for the results, a half-written one cannot be left behind, and a picture that was segmented twice because
+a machine died in between is written once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import pickle
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskformer.results import Segmentation, write_whole
+
+EXTRA = "pip install 'maskformer[ray]'"
+
+# What a worker takes at once, in batches: so much is done again when it dies, and only there sizes are grouped.
+_BATCHES_PER_TASK = 4
+_MOST_TASKS = 20_000  # each costs the head node a millisecond and some memory
+_NO_PICTURE = -1  # number of a row that says why a worker can do nothing
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What every worker needs to know: the checkpoint, and what `stream` is called with."""
+
+    model: str
+    task: Any
+    device: str | None
+    dtype: str | None
+    tile: int | None
+    tile_overlap: int | None
+    options: Mapping[str, Any]
+
+    def predictor(self) -> tuple[Any, int]:
+        """The Segmenter, or one by tiles, and a picture's channels; ValueError as `Segmenter.from_pretrained`."""
+        import torch
+
+        from maskformer.inference import Segmenter
+        from maskformer.tiling import TiledSegmenter
+
+        dtype = getattr(torch, self.dtype) if self.dtype else None
+        segmenter = Segmenter.from_pretrained(self.model, self.task, self.device, dtype)
+        tiled = segmenter if self.tile is None else TiledSegmenter(segmenter, self.tile, self.tile_overlap)
+        return tiled, segmenter.num_channels
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[Any]:
+    """Ray, connected to the cluster of RAY_ADDRESS or of `ray start`, else to one of this machine that ends here.
+
+    Raises:
+        ImportError: there is no Ray.
+        ConnectionError: there is no cluster at RAY_ADDRESS.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data  # pyright: ignore[reportUnusedImport]  # so that it is an attribute
+    except ImportError as error:
+        raise ImportError(f"--engine ray needs {error.name or error}: {EXTRA}") from error
+    connected = ray.is_initialized()
+    if not connected:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield ray
+    finally:
+        if not connected:
+            ray.shutdown()
+
+
+def workers_of(ray: Any, device: str | None, wanted: int | None) -> tuple[int, dict[str, float]]:
+    """How many workers, by default one per GPU of the cluster or else per CPU, and what each of them occupies."""
+    there = ray.cluster_resources()
+    kind = "GPU" if device != "cpu" and there.get("GPU", 0) >= 1 else "CPU"
+    if device is not None and device.startswith("cuda") and kind == "CPU":
+        raise ValueError(f"device {device!r} cannot be used here: the Ray cluster has no GPU; try 'cpu'")
+    return wanted or max(int(there.get(kind, 1)), 1), {f"num_{kind.lower()}s": 1}
+
+
+def remote_pictures(source: str, suffixes: Collection[str]) -> dict[str, tuple[str, str]]:
+    """The pictures of an address such as s3://bucket/folder: name -> (address, path in its file system).
+
+    Raises:
+        ValueError: pyarrow cannot read such addresses, or there are none.
+        ImportError: there is no pyarrow.
+    """
+    try:
+        from pyarrow import ArrowException, fs
+    except ImportError as error:
+        raise ImportError(f"{source} needs {error.name or error}: {EXTRA}") from error
+    try:
+        system, base = fs.FileSystem.from_uri(source)
+        info = system.get_file_info(base)
+        if info.type == fs.FileType.NotFound:
+            raise ValueError("no such file or directory")
+        if info.is_file:
+            return {source: (source, base)}
+        inside = system.get_file_info(fs.FileSelector(base, recursive=True))
+    except (ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{source}: {' '.join(str(error).split())}") from error
+    head = source.partition("?")[0].rstrip("/")
+    paths = sorted(
+        each.path
+        for each in inside
+        if each.is_file and Path(each.path).suffix.lower() in suffixes and not each.base_name.startswith(".")
+    )
+    if not paths:
+        raise ValueError(f"{source}: no pictures there ({', '.join(sorted(suffixes))})")
+    return {head + path.removeprefix(base.rstrip("/")): (source, path) for path in paths}
+
+
+def segment_on_cluster(
+    ray: Any,
+    files: Mapping[str, str],
+    remote: Mapping[str, tuple[str, str]],
+    recipe: Recipe,
+    out: Path,
+    workers: int | None,
+) -> Iterator[tuple[str, tuple[Segmentation, list[Path]] | str]]:
+    """Each file once, as soon as it is finished: its result without maps and its files in `out`, or why it has none.
+
+    Args:
+        ray: from `cluster`.
+        files: path or address -> the name its results get, as of `Segmentation.save`.
+        remote: of those that are in another file system, from `remote_pictures`.
+        recipe: how.
+        out: where; on this machine.
+        workers: see `workers_of`.
+
+    Raises:
+        ValueError: as `Segmenter.from_pretrained` on a worker.
+        RuntimeError: the cluster lost some pictures, or itself.
+    """
+    names = list(files)
+    where = [remote.get(file) or ("", file if "://" in file else str(Path(file).resolve())) for file in names]
+    items = [
+        {"number": number, "root": root, "path": path, "stem": files[names[number]]}
+        for number, (root, path) in enumerate(where)
+    ]
+    left = set(names)
+    for row in _rows(ray, items, _absolute(recipe), workers):
+        if row["number"] == _NO_PICTURE:
+            raise ValueError(row["sentence"])
+        file = names[row["number"]]
+        if file not in left:
+            continue  # Ray repeats what a lost machine has done
+        left.remove(file)
+        if row["sentence"]:
+            yield file, row["sentence"].replace(items[row["number"]]["path"], file)
+            continue
+        result, contents = pickle.loads(row["result"])
+        yield file, (result, _write(out, contents))
+    if left:
+        raise RuntimeError(f"the cluster gave no answer for {len(left)} pictures, among them {min(left)}: try --resume")
+
+
+def _rows(ray: Any, items: list[dict[str, Any]], recipe: Recipe, workers: int | None) -> Iterator[dict[str, Any]]:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    count, occupied = workers_of(ray, recipe.device, workers)
+    per_task = _BATCHES_PER_TASK * recipe.options["batch_size"]
+    tasks = min(-(-len(items) // per_task), _MOST_TASKS)
+    pictures = ray.data.from_items(items, override_num_blocks=max(tasks, 1))
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=min(count, tasks))
+    # The actors and what they were at are started again without limit: Ray Data's own setting.
+    results = pictures.map_batches(Worker, fn_constructor_args=(recipe,), compute=pool, batch_size=None, **occupied)
+    try:
+        yield from results.iter_rows()
+    except ray.exceptions.RayError as error:
+        raise RuntimeError(f"the Ray cluster failed: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _absolute(recipe: Recipe) -> Recipe:
+    """With the checkpoint's directory as other processes find it."""
+    path = Path(recipe.model)
+    return dataclasses.replace(recipe, model=str(path.resolve())) if path.exists() else recipe
+
+
+def _write(out: Path, contents: Mapping[str, bytes]) -> list[Path]:
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_whole(out / name, lambda path, content=content: path.write_bytes(content))
+    return [out / name for name in contents]
+
+
+class Worker:
+    """A process of Ray Data with the model."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._options, self._complaint = recipe.options, ""
+        try:
+            self._predictor, self._num_channels = recipe.predictor()
+            self._predictor.stream((), **recipe.options)  # checks them
+        except (ValueError, ImportError, OSError) as error:  # Ray would print pages, and try again
+            self._complaint = str(error)
+
+    def __call__(self, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The rows of some pictures, in any order: `result` or `sentence` of each."""
+        if self._complaint:
+            yield _row(_NO_PICTURE, self._complaint)
+            return
+        columns = zip(*(block[name].tolist() for name in ("number", "root", "path", "stem")), strict=True)
+        left = {number: place for number, *place in columns}
+        try:
+            yield from self._answered(left)
+        except Exception:  # one that the network fails on must not fail the others
+            for number, place in list(left.items()):
+                try:
+                    yield from self._answered({number: place})
+                except Exception as error:
+                    yield _row(number, f"{place[1]}: {str(error) or type(error).__name__}")
+
+    def _answered(self, left: dict[int, list[str]]) -> Iterator[dict[str, Any]]:
+        """Takes out of `left` what it has a row for."""
+        opened: list[int] = []
+        refused: dict[int, str] = {}
+        for result in self._predictor.stream(self._readable(dict(left), opened, refused), **self._options):
+            number = opened.pop(0)
+            with tempfile.TemporaryDirectory() as folder:
+                files = {path.name: path.read_bytes() for path in result.save(folder, left[number][2])}
+            row = _row(number, "", pickle.dumps((_slim(result), files)))
+            del left[number]
+            yield row
+        for number, sentence in refused.items():
+            del left[number]
+            yield _row(number, sentence)
+
+    def _readable(
+        self, places: Mapping[int, Iterable[str]], opened: list[int], refused: dict[int, str]
+    ) -> Iterator[Any]:
+        from maskformer.processing.loading import read_image
+
+        for number, (root, path, _) in places.items():
+            try:
+                if root:
+                    picture = read_image(_content(root, path), self._num_channels, name=f"picture ({path})")
+                else:
+                    picture = read_image(path, self._num_channels, name="picture")
+            except (ValueError, OSError, MemoryError) as error:
+                refused[number] = str(error) or f"{path} is too large for the memory"
+                continue
+            opened.append(number)
+            yield picture
+
+
+def _content(root: str, path: str) -> bytes:
+    from pyarrow import fs
+
+    with fs.FileSystem.from_uri(root)[0].open_input_file(path) as file:
+        return file.read()
+
+
+def _row(number: int, sentence: str, result: bytes = b"") -> dict[str, Any]:
+    return {"number": [number], "sentence": [sentence], "result": [result]}
+
+
+def _slim(result: Segmentation) -> Segmentation:
+    """Without picture and maps, for `to_dict` and tables."""
+    nothing = np.empty((0, 0), np.int32)
+    segments = [dataclasses.replace(segment, pixels=nothing) for segment in result.segments]
+    return dataclasses.replace(result, image=None, segmentation=nothing, segments=segments)

@@ -1,0 +1,246 @@
+"""`maskformer predict --engine ray` and `--resume`, without Ray where that is enough; the slow tests kill things."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskformer.cli import main
+from maskformer.cli.predict import PICTURE_SUFFIXES
+from maskformer.data.scenes import draw_scene
+from maskformer.inference import Segmenter
+from maskformer.serving import ray_batches
+from maskformer.serving.ray_batches import Recipe, Worker, remote_pictures, segment_on_cluster, workers_of
+from tests.serving.ray_cluster import TwoNodes, two_nodes
+
+RECIPE = Recipe("scenes", None, "cpu", None, None, None, {"batch_size": 2})
+
+
+def draw(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for seed in range(count):
+        Image.fromarray(draw_scene(seed, (64, 96)).image).save(folder / f"{seed:03}.png")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def block_of(*paths: Path) -> dict[str, np.ndarray]:
+    return {
+        "number": np.arange(len(paths)),
+        "root": np.array([""] * len(paths), object),
+        "path": np.array([str(path) for path in paths], object),
+        "stem": np.array([path.stem for path in paths], object),
+    }
+
+
+def predict(pictures: object, out: Path, *words: str) -> int:
+    return main(["predict", str(pictures), "--model", "scenes", "--device", "cpu", "--out", str(out), "--json", *words])
+
+
+@pytest.mark.parametrize("words", [["--workers", "2"], ["--workers", "0", "--engine", "ray"]])
+def test_workers_are_of_ray_and_not_none(tmp_path, capsys, words) -> None:
+    assert predict("x.png", tmp_path / "out", *words) == 2
+    assert "expected at least 1 and --engine ray" in capsys.readouterr().err
+
+
+def test_without_ray_one_sentence_says_what_to_install(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert predict(draw(tmp_path / "in", 1), tmp_path / "out", "--engine", "ray") == 1
+    assert capsys.readouterr().err == "maskformer: --engine ray needs ray: pip install 'maskformer[ray]'\n"
+
+
+def test_other_file_systems_need_ray(tmp_path, capsys) -> None:
+    assert predict("s3://bucket/folder", tmp_path / "out") == 1
+    assert "addresses such as this need --engine ray" in capsys.readouterr().err
+
+
+def test_the_pictures_of_an_address(tmp_path) -> None:
+    folder = draw(tmp_path / "a b", 2)
+    (folder / "deep").mkdir()
+    (folder / "000.png").rename(folder / "deep" / "x.PNG")
+    (folder / ".hidden.png").write_text("")
+    (folder / "notes.txt").write_text("")
+    address = folder.as_uri()
+    assert remote_pictures(address + "/", PICTURE_SUFFIXES) == {
+        f"{address}/001.png": (address + "/", f"{folder}/001.png"),
+        f"{address}/deep/x.PNG": (address + "/", f"{folder}/deep/x.PNG"),
+    }
+    one = f"{address}/001.png"
+    assert remote_pictures(one, PICTURE_SUFFIXES) == {one: (one, f"{folder}/001.png")}
+    with pytest.raises(ValueError, match=r"no\.png: no such file"):
+        remote_pictures(f"{address}/no.png", PICTURE_SUFFIXES)
+    with pytest.raises(ValueError, match="no pictures there"):
+        remote_pictures(address, {".jpg"})
+    with pytest.raises(ValueError, match=r"^xyz://a/b: Unrecognized filesystem"):
+        remote_pictures("xyz://a/b", PICTURE_SUFFIXES)
+
+
+def test_a_worker_per_gpu_or_per_core() -> None:
+    cores = SimpleNamespace(cluster_resources=lambda: {"CPU": 12.0})
+    gpus = SimpleNamespace(cluster_resources=lambda: {"CPU": 12.0, "GPU": 3.0})
+    assert workers_of(cores, None, None) == (12, {"num_cpus": 1})
+    assert workers_of(gpus, None, None) == (3, {"num_gpus": 1})
+    assert workers_of(gpus, "cpu", 5) == (5, {"num_cpus": 1})
+    with pytest.raises(ValueError, match="the Ray cluster has no GPU"):
+        workers_of(cores, "cuda", None)
+
+
+def test_a_worker_gives_what_predict_writes(tmp_path, segmenter) -> None:
+    folder = draw(tmp_path / "in", 3)
+    paths = sorted(folder.iterdir())
+    for path, result in zip(paths, segmenter.stream(paths, batch_size=2), strict=True):
+        result.save(tmp_path / "expected", path.stem)
+    (folder / "broken.png").write_text("no picture")
+    rows = list(Worker(RECIPE)(block_of(paths[0], folder / "broken.png", *paths[1:])))
+    assert sorted(row["number"][0] for row in rows) == [0, 1, 2, 3]
+    assert [row["sentence"][0][:33] for row in rows if row["number"] == [1]] == [
+        f"picture ({folder / 'broken.png'})"[:33]
+    ]
+    given = [pickle.loads(row["result"][0]) for row in rows if not row["sentence"][0]]
+    assert {name: content for _, files in given for name, content in files.items()} == contents(tmp_path / "expected")
+    for slim, _ in given:
+        assert slim.to_dict()["segments"]
+        assert slim.image is None
+
+
+def test_a_picture_the_network_fails_on_does_not_fail_the_others(tmp_path, monkeypatch) -> None:
+    folder = draw(tmp_path / "in", 3)
+    Image.new("RGB", (96, 64)).save(folder / "001.png")
+    segment = Segmenter._segment
+
+    def fragile(self, group, *rest):
+        if any(not item.image.any() for item in group):
+            raise FloatingPointError("not finite")
+        return segment(self, group, *rest)
+
+    monkeypatch.setattr(Segmenter, "_segment", fragile)
+    rows = list(Worker(RECIPE)(block_of(*sorted(folder.iterdir()))))
+    assert sorted((row["number"][0], row["sentence"][0]) for row in rows) == [
+        (0, ""),
+        (1, f"{folder / '001.png'}: not finite"),
+        (2, ""),
+    ]
+
+
+def test_what_no_worker_can_do_ends_the_run(tmp_path) -> None:
+    recipe = Recipe("scenes", "semantic", "cpu", None, None, None, {"threshold": 0.5})
+    [row] = Worker(recipe)(block_of(tmp_path / "a.png"))
+    assert row["number"] == [ray_batches._NO_PICTURE]
+    assert "threshold has no meaning for task 'semantic'" in row["sentence"][0]
+
+
+def test_each_picture_is_written_once_and_none_is_missed(tmp_path, monkeypatch) -> None:
+    paths = sorted(draw(tmp_path / "in", 2).iterdir())
+    flat = [{name: value[0] for name, value in row.items()} for row in Worker(RECIPE)(block_of(*paths))]
+    monkeypatch.setattr(ray_batches, "_rows", lambda *_: iter([flat[0], flat[0], flat[1]]))
+    files = {str(path): path.stem for path in paths}
+    assert [file for file, _ in segment_on_cluster(None, files, {}, RECIPE, tmp_path / "out", None)] == list(files)
+    monkeypatch.setattr(ray_batches, "_rows", lambda *_: iter(flat[:1]))
+    with pytest.raises(RuntimeError, match=r"no answer for 1 pictures, among them .*001\.png"):
+        list(segment_on_cluster(None, files, {}, RECIPE, tmp_path / "out", None))
+
+
+def test_resume_leaves_out_what_is_finished(tmp_path, capsys) -> None:
+    folder, out = draw(tmp_path / "in", 3), tmp_path / "out"
+    (folder / "002.png").rename(tmp_path / "002.png")
+    assert predict(folder, out, "--resume") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    (tmp_path / "002.png").rename(folder / "002.png")
+    (out / "000.json").unlink()
+    (out / "001.panoptic.png").write_text("as it was")
+    assert predict(folder, out, "--resume") == 0
+    captured = capsys.readouterr()
+    assert [Path(json.loads(line)["file"]).name for line in captured.out.splitlines()] == ["000.png", "002.png"]
+    assert "1 of 3 pictures are finished already" in captured.err
+    assert (out / "001.panoptic.png").read_text() == "as it was"
+    assert predict(folder, out, "--resume", "--threshold", "0.9") == 1
+    assert "start anew without --resume" in capsys.readouterr().err
+    assert predict(folder, out, "--threshold", "0.9") == 0  # and what is written down is of other results
+    assert not list((out / "journal").iterdir())
+    assert (out / "001.panoptic.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[TwoNodes]:
+    with two_nodes() as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
+    """500 pictures, and what `predict` makes of them."""
+    folder = draw(tmp_path_factory.mktemp("many") / "in", 500)
+    out = folder.parent / "out"
+    assert predict(folder, out) == 0
+    return folder, contents(out)
+
+
+class Run:
+    """The command in a process of its own."""
+
+    def __init__(self, nodes: TwoNodes, pictures: Path, out: Path) -> None:
+        self.out = out
+        words = ["predict", str(pictures), "--model", "scenes", "--device", "cpu", "--out", str(out)]
+        words += ["--engine", "ray", "--resume", "--json"]
+        self.errors, self.lines = out.with_suffix(".err"), out.with_suffix(".jsonl")
+        with self.errors.open("w") as errors, self.lines.open("w") as lines:
+            command = [sys.executable, "-m", "maskformer", *words]
+            environment = {**os.environ, **nodes.environment}
+            self.process = subprocess.Popen(command, stdout=lines, stderr=errors, env=environment)
+
+    def finished(self) -> list[str]:
+        journal = self.out / "journal" / "journal-0.jsonl"
+        lines = journal.read_text().splitlines(keepends=True)[1:] if journal.exists() else []
+        return [json.loads(line)["name"] for line in lines if line.endswith("}\n")]
+
+    def wait_for(self, count: int) -> None:
+        """Until so many pictures are finished, and not all of them."""
+        while len(self.finished()) < count:
+            assert self.process.poll() is None, self.errors.read_text()
+            time.sleep(0.02)
+        assert len(self.finished()) < 400
+
+    def check(self, expected: dict[str, bytes]) -> None:
+        assert self.process.wait(200) == 0, self.errors.read_text()
+        assert contents(self.out) == expected
+        assert sorted(self.finished()) == sorted({name.split(".")[0] for name in expected})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker", "node"])
+def test_nothing_is_lost_or_doubled_when_something_dies(nodes, expected, tmp_path, victim) -> None:
+    nodes.add_second()
+    run = Run(nodes, expected[0], tmp_path / "out")
+    run.wait_for(100)
+    [worker] = nodes.workers("MapWorker")
+    os.kill(worker if victim == "worker" else nodes.second_pid, signal.SIGKILL)
+    run.check(expected[1])
+    assert len(run.lines.read_text().splitlines()) == 500
+    if victim == "node":
+        nodes.forget_second()
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_where_it_was(nodes, expected, tmp_path) -> None:
+    nodes.add_second()
+    run = Run(nodes, expected[0], tmp_path / "out")
+    run.wait_for(100)
+    run.process.kill()
+    run.process.wait()
+    before = len(run.finished())
+    again = Run(nodes, expected[0], tmp_path / "out")
+    again.check(expected[1])
+    assert len(again.lines.read_text().splitlines()) == 500 - before
