@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # One thread per test worker: the workers share the cores.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-.PHONY: demo test verify docs check format bench clean
+.PHONY: demo test verify docs notebooks check format bench clean
 
 demo: $(VENV)/base.stamp
 	$(BIN)/maskformer demo --out demo
@@ -44,6 +44,10 @@ $(VENV)/base.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable ".[dev]"
 	touch $(VENV)/base.stamp $@
+
+# Runs the notebooks and keeps their outputs.
+notebooks: $(VENV)/dev.stamp
+	$(BIN)/python docs/figures/notebooks.py
 
 clean:
 	rm -rf $(VENV) dist demo site

@@ -50,7 +50,9 @@ def test_no_dead_links(site: Path) -> None:
     # The figures lead to the reference.
     pages |= {path: Page(path.read_text(encoding="utf-8")) for path in (site / "images").glob("architecture-*.svg")}
     assert len(pages) > 15
-    dead = [f"{path.relative_to(site)}: {link}" for path, page in pages.items() for link in dead_links(path, page, pages)]
+    dead = [
+        f"{path.relative_to(site)}: {link}" for path, page in pages.items() for link in dead_links(path, page, pages)
+    ]
     assert not dead, "\n".join(dead)
 
 

@@ -1,0 +1,37 @@
+"""Run the notebooks' sources and write them with their outputs, each in a folder of its own: `make notebooks`.
+
+python docs/figures/notebooks.py [NAME ...]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+
+SOURCES = Path(__file__).parent.parent / "notebooks"
+
+
+def main(names: list[str]) -> None:
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where `maskformer` is
+    for source in sorted(SOURCES.glob("*.py")):
+        if names and source.stem not in names:
+            continue
+        notebook = jupytext.read(source)
+        with tempfile.TemporaryDirectory() as folder:
+            NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": folder}}).execute()
+        for cell in notebook.cells:
+            cell.metadata.pop("execution", None)  # when it ran, which would change every time
+            if "outputs" in cell:
+                cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]  # progress
+        nbformat.write(notebook, source.with_suffix(".ipynb"))
+        print(source.with_suffix(".ipynb").name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

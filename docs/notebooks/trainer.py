@@ -1,0 +1,70 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Fine-tuning with transformers' Trainer
+#
+# Who has a training loop keeps it: the model returns its loss when it is given labels, as every model of transformers does. Two
+# things differ from a classifier: targets are lists, because pictures have different numbers of segments, and `Trainer` cannot gather
+# such lists from several processes, so evaluation is `maskformer`'s.
+
+# %%
+import torch
+from transformers import Trainer, TrainingArguments
+
+from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor, Segmenter
+from maskformer.checkpoints.loading import resolve_checkpoint
+from maskformer.data.collate import Collate
+from maskformer.data.example import write_example
+from maskformer.data.recognise import open_dataset
+from maskformer.data.transforms import TransformedDataset, paper_transforms
+from maskformer.evaluation.evaluate import evaluate
+
+write_example("pictures", 8, (128, 160))
+dataset = open_dataset("pictures", "train")
+checkpoint = resolve_checkpoint("scenes")
+processor = MaskFormerImageProcessor.from_pretrained(checkpoint, size={"shortest_edge": 128, "longest_edge": 160})
+model = MaskFormerForInstanceSegmentation.from_pretrained(checkpoint).float()
+len(dataset), dataset.layout
+
+
+# %% [markdown]
+# `Collate` makes a batch of samples: pictures padded to one size, and lists of masks and labels. Pixels that no one should be charged
+# for (ignored ones, padding) come as `valid_mask`.
+
+# %%
+training_set = TransformedDataset(dataset, paper_transforms([128], 160, None))
+collate = Collate(multiple=32, with_valid_mask=True)
+batch = collate([training_set[0], training_set[1]])
+{name: [tuple(entry.shape) for entry in value] for name, value in batch.items()}
+
+# %%
+arguments = TrainingArguments(
+    output_dir="run",
+    max_steps=20,
+    per_device_train_batch_size=4,
+    learning_rate=5e-5,
+    remove_unused_columns=False,  # the labels are not columns that Trainer knows
+    logging_steps=5,
+    report_to="none",
+    save_strategy="no",
+    use_cpu=not torch.cuda.is_available(),
+    dataloader_pin_memory=False,
+)
+trainer = Trainer(model, arguments, train_dataset=training_set, data_collator=collate)
+result = trainer.train()
+print(f"loss {result.training_loss:.3f}")
+
+# %% [markdown]
+# Save both parts, then evaluate by the official rules.
+
+# %%
+trainer.save_model("run/model")
+processor.save_pretrained("run/model")
+evaluation = evaluate(Segmenter.from_pretrained("run/model"), open_dataset("pictures", "val"))
+{name: round(value, 1) for name, value in evaluation.metrics.items()}
