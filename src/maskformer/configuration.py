@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from maskformer.explanations import explained
+
 EXTENDED_MODEL_TYPE = "maskformer-extended"
 PER_PIXEL_MODEL_TYPE = "per-pixel-baseline"
 _OUR_MODEL_TYPES = (EXTENDED_MODEL_TYPE, PER_PIXEL_MODEL_TYPE)
@@ -186,6 +188,7 @@ class MaskFormerConfig(PreTrainedConfig):
         return cls(backbone_config=backbone_config, decoder_config=decoder_config, **kwargs)
 
     @classmethod
+    @explained
     def from_zoo(cls, name: str, **overrides: Any) -> MaskFormerConfig:
         """The configuration of one of the 30 published models (`maskformer zoo` lists them).
 

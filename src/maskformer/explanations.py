@@ -45,7 +45,7 @@ def section_of(error: BaseException) -> str | None:
     trace, found = error.__traceback__, None
     while trace is not None:
         name = trace.tb_frame.f_globals.get("__name__", "")
-        found = name if name.startswith("maskformer.") and name != __name__ else found
+        found = name if name.startswith("maskformer.") and name not in (__name__, "maskformer.cli") else found
         trace = trace.tb_next
     while found:
         if found in SECTIONS:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from maskformer.checkpoints.exported import graph_segments, is_exported, load_exported
 from maskformer.checkpoints.loading import load_model, resolve_checkpoint
 from maskformer.configuration import PER_PIXEL_MODEL_TYPE
+from maskformer.explanations import explained
 from maskformer.processing.image_processor import MaskFormerImageProcessor
 from maskformer.processing.loading import read_image
 from maskformer.processing.postprocessing import InferenceProtocol
@@ -121,6 +122,7 @@ class Segmenter:
         self.task: Task = self._checked_task(task or self.graph_task or default)
 
     @classmethod
+    @explained
     def from_pretrained(
         cls,
         path_or_hub_id: str | Path,
@@ -176,6 +178,7 @@ class Segmenter:
         mean = processor.image_mean
         return processor.num_channels or (len(mean) if isinstance(mean, Sequence) else 3)
 
+    @explained
     def predict(
         self, images: Any, task: Task | None = None, *, batch_size: int = 4, **post_processing: Unpack[PostProcessing]
     ) -> list[Segmentation]:

@@ -23,6 +23,7 @@ from maskformer.checkpoints.original import from_original, to_original
 from maskformer.checkpoints.unpickling import read_weights
 from maskformer.checkpoints.zoo import ZooEntry, find_in_zoo
 from maskformer.configuration import MaskFormerConfig
+from maskformer.explanations import explained
 
 # ImageNet's mean and standard deviation in units of one gray level, as every published model uses them.
 _PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -43,6 +44,7 @@ class Conversion:
     zoo_name: str | None
 
 
+@explained
 def convert_original(
     src: str | Path, dst: str | Path, attention_heads: int = 8, zoo_name: str | None = None
 ) -> Conversion:
@@ -87,6 +89,7 @@ def convert_original(
     return _summary(dst, model, entry)
 
 
+@explained
 def export_original(src: str | Path, dst: str | Path) -> Conversion:
     """Write a checkpoint (directory, hub id or bundled name) as a .pkl in the authors' layout.
 

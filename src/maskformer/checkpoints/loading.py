@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from maskformer.checkpoints.zoo import find_in_zoo
 from maskformer.configuration import MaskFormerConfig
+from maskformer.explanations import explained
 
 if TYPE_CHECKING:
     from maskformer.modeling.maskformer import MaskFormerPreTrainedModel
@@ -80,6 +81,7 @@ def model_class(architecture: str) -> type[MaskFormerPreTrainedModel]:
     return getattr(importlib.import_module(_CLASSES[architecture]), architecture)
 
 
+@explained
 def load_model(path_or_hub_id: str | Path, **kwargs: Any) -> MaskFormerPreTrainedModel:
     """The model of a checkpoint, in the class its configuration names, in evaluation mode.
 

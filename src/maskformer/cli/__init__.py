@@ -18,6 +18,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from maskformer.explanations import section_of
+
 COMMANDS = {
     "demo": ("maskformer.cli.demo", "segment drawn scenes with the bundled checkpoint; no download"),
     "predict": ("maskformer.cli.predict", "segment images with a checkpoint"),
@@ -60,8 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except UsageError as error:
         return _report(str(error), BAD_USAGE, debug)
-    except (ValueError, FloatingPointError, ImportError) as error:
+    except ImportError as error:
         return _report(str(error), FAILED, debug)
+    except (ValueError, FloatingPointError) as error:
+        section = section_of(error)
+        return _report(f"{error} (explained in {section})" if section else str(error), FAILED, debug)
     except OSError as error:
         return _report(_sentence_of(error), FAILED, debug)
     except Exception as error:

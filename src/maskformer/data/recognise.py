@@ -17,6 +17,7 @@ from maskformer.data import (
 from maskformer.data.dataset import SegmentationDataset
 from maskformer.data.folders import Layout, Splits
 from maskformer.data.sample import Task
+from maskformer.explanations import explained
 
 # In the order of asking: a format with marks of its own before one that would take its folders for something simpler.
 LAYOUTS: tuple[Layout, ...] = (
@@ -45,6 +46,7 @@ def recognise(root: str | Path) -> dict[str, tuple[Layout, Splits]]:
     return found
 
 
+@explained
 def open_dataset(
     source: str | Path, split: str = "train", layout: str | None = None, task: Task | None = None
 ) -> SegmentationDataset:

@@ -25,6 +25,7 @@ from maskformer.evaluation.judge import InstanceJudge, Judge, Metrics, PanopticJ
 from maskformer.evaluation.loop import STAGES, Loop, Options
 from maskformer.evaluation.submission import AnnotationFile, Submission
 from maskformer.evaluation.suspicion import suspicions
+from maskformer.explanations import explained
 from maskformer.inference import Segmenter
 from maskformer.results import Task
 
@@ -71,6 +72,7 @@ class Evaluation:
         return {name: getattr(self, name) for name in names} | counted | speed | {"images": self.images}
 
 
+@explained
 def evaluate(
     segmenter: Segmenter,
     dataset: SegmentationDataset,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskformer.explanations import explained
 from maskformer.kernels.packed_masks import PackedMasks
 
 __all__ = ["check_predictions", "checked_class_labels", "checked_masks"]
@@ -22,6 +23,7 @@ def _require(*checks: tuple[bool, str]) -> None:
             raise ValueError(message)
 
 
+@explained
 def check_predictions(masks_queries_logits: Tensor, class_queries_logits: Tensor, head: str) -> None:
     """Raises ValueError unless the two belong together as [B, Q, h, w] and [B, Q, C+1] of floating point numbers."""
     masks, classes = masks_queries_logits.shape, class_queries_logits.shape
@@ -34,6 +36,7 @@ def check_predictions(masks_queries_logits: Tensor, class_queries_logits: Tensor
         )
 
 
+@explained
 def checked_class_labels(class_labels: Sequence[Tensor] | Tensor, num_images: int, num_labels: int) -> list[Tensor]:
     """The labels as int64 on the CPU, per image [N]; one copy to the host for the batch."""
     found = len(class_labels)
@@ -57,6 +60,7 @@ def checked_class_labels(class_labels: Sequence[Tensor] | Tensor, num_images: in
     return host
 
 
+@explained
 def checked_masks(
     mask_labels: Sequence[Tensor | PackedMasks] | Tensor,
     valid_mask: Tensor | None,

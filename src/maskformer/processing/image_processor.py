@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import BaseImageProcessor, BatchFeature
 
+from maskformer.explanations import explained
 from maskformer.processing import postprocessing
 from maskformer.processing.loading import flat_list, read_image
 from maskformer.processing.preprocessing import batch_images, build_targets, image_size
@@ -45,6 +46,7 @@ class MaskFormerImageProcessor(BaseImageProcessor):
         for name in FIELD_NAMES:
             setattr(self, name, getattr(settings, name))
 
+    @explained
     def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]  # the base takes anything
         self,
         images: Any,
@@ -105,9 +107,10 @@ class MaskFormerImageProcessor(BaseImageProcessor):
         given = {name: value for name, value in options.items() if value is not None}
         return self.preprocess(pixel_values_list, segmentation_maps, instance_id_to_semantic_id, **steps | given)
 
-    post_process_semantic_segmentation = staticmethod(postprocessing.semantic_segmentation)
-    post_process_instance_segmentation = staticmethod(postprocessing.instance_segmentation)
+    post_process_semantic_segmentation = staticmethod(explained(postprocessing.semantic_segmentation))
+    post_process_instance_segmentation = staticmethod(explained(postprocessing.instance_segmentation))
 
+    @explained
     def post_process_panoptic_segmentation(
         self,
         outputs: Any,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from maskformer.checkpoints.zoo import ZooEntry, find_in_zoo, list_zoo
+from maskformer.explanations import explained
 from maskformer.training.config import TrainingConfig, build_config, read_settings
 
 Fields = dict[str, Any]
@@ -124,6 +125,7 @@ def find_recipe(name: str) -> Fields:
     raise ValueError(f"there is no recipe {name!r}; {hint}")
 
 
+@explained
 def resolve(
     given: Mapping[str, Any], file: str | Path | None = None, stand_ins: Mapping[str, Any] | None = None
 ) -> TrainingConfig:

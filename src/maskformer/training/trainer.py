@@ -27,6 +27,7 @@ from maskformer.data.dataset import SegmentationDataset
 from maskformer.data.recognise import open_dataset
 from maskformer.evaluation.evaluate import evaluate
 from maskformer.evaluation.loop import Options
+from maskformer.explanations import explained
 from maskformer.inference import Segmenter
 from maskformer.training.average import AveragedWeights
 from maskformer.training.batches import Order, PixelCollate, build_loader, fit_sizes, open_evaluation_set
@@ -52,6 +53,7 @@ class Outcome:
     skipped: int
 
 
+@explained
 def train(config: TrainingConfig, resume: bool = False) -> Outcome:
     """Train, from the start or from the latest checkpoint of `config.out`.
 
