@@ -29,6 +29,7 @@ Side = Literal["ours", "transformers"]
 Work = Callable[[], object]
 
 QUERIES = 100
+used_device = torch.device("cpu")  # of logits, targets and networks; pictures start on the CPU
 LARGE_SIZE = (1536, 2048)
 
 
@@ -41,7 +42,7 @@ def _blobs(count: int, height: int, width: int, seed: int = 0) -> Tensor:
     radius = 0.05 + 0.25 * torch.rand(count, 1, 1, generator=generator)
     distance = ((y - center[0]) ** 2 + (x - center[1]) ** 2).sqrt()
     rough = torch.randn(count, height, width, generator=generator)
-    return (radius - distance) * 30 + 0.3 * rough
+    return ((radius - distance) * 30 + 0.3 * rough).to(used_device)
 
 
 def _classes(batch: int, num_labels: int, seed: int = 1) -> Tensor:
@@ -51,7 +52,7 @@ def _classes(batch: int, num_labels: int, seed: int = 1) -> Tensor:
     sure = torch.arange(QUERIES) % 3 == 0
     label = torch.randint(num_labels, (batch, QUERIES), generator=generator)
     label = torch.where(sure, label, num_labels)
-    return logits.scatter_add(2, label[..., None], torch.full((batch, QUERIES, 1), 8.0))
+    return logits.scatter_add(2, label[..., None], torch.full((batch, QUERIES, 1), 8.0)).to(used_device)
 
 
 def _criterion(side: Side, num_labels: int) -> Any:
@@ -60,12 +61,12 @@ def _criterion(side: Side, num_labels: int) -> Any:
     )
     weights = {"loss_cross_entropy": 1.0, "loss_mask": 20.0, "loss_dice": 1.0}
     matcher = package.MaskFormerHungarianMatcher(cost_class=1.0, cost_mask=20.0, cost_dice=1.0)
-    return package.MaskFormerLoss(num_labels, matcher=matcher, weight_dict=weights, eos_coef=0.1)
+    return package.MaskFormerLoss(num_labels, matcher=matcher, weight_dict=weights, eos_coef=0.1).to(used_device)
 
 
 def _targets(num_targets: int, height: int, width: int, side: Side) -> tuple[list[Tensor], list[Tensor]]:
     masks = [_blobs(num_targets, height, width, seed=10 + image) > 0 for image in range(2)]
-    labels = [torch.arange(num_targets) % 133 for _ in range(2)]
+    labels = [torch.arange(num_targets, device=used_device) % 133 for _ in range(2)]
     # transformers computes with float targets, ours with bool ones: each side gets what its processor makes.
     return [mask if side == "ours" else mask.float() for mask in masks], labels
 
@@ -138,15 +139,15 @@ def _model(side: Side, backbone: str) -> Any:
     stages = ["stage1", "stage2", "stage3", "stage4"]
     config = package.MaskFormerConfig(backbone_config={**_BACKBONES[backbone], "out_features": stages}, num_labels=150)
     torch.manual_seed(0)
-    return package.MaskFormerForInstanceSegmentation(config).eval()
+    return package.MaskFormerForInstanceSegmentation(config).eval().to(used_device)
 
 
 def forward(side: Side, backbone: str, size: int, bf16: bool = False) -> Work:
     """The network on one square picture, in float32 or under bfloat16 autocast."""
-    model, pixel_values = _model(side, backbone), torch.randn(1, 3, size, size)
+    model, pixel_values = _model(side, backbone), torch.randn(1, 3, size, size).to(used_device)
 
     def work() -> None:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.inference_mode(), torch.autocast(used_device.type, torch.bfloat16, enabled=bf16):
             model(pixel_values)
 
     return work
@@ -168,11 +169,11 @@ def picture(side: Side) -> Work:
     def work() -> np.ndarray:
         with torch.inference_mode():
             image = Image.open(path).convert("RGB")
-            outputs = model(**processor(image, return_tensors="pt"))
+            outputs = model(**processor(image, return_tensors="pt").to(used_device))
             result = processor.post_process_panoptic_segmentation(
                 outputs, target_sizes=[image.size[::-1]], label_ids_to_fuse=set()
             )
-            return result[0]["segmentation"].numpy()
+            return result[0]["segmentation"].cpu().numpy()
 
     return work
 
@@ -222,14 +223,21 @@ def _release() -> None:
 def _repeat(work: Work, seconds: float) -> dict[str, float]:
     """Shortest time of at least one call and as many as fit, and their memory above the start."""
     _release()
-    start = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the highest memory so far
+    on_gpu = used_device.type == "cuda"
+    start = torch.cuda.memory_allocated() if on_gpu else _resident("VmRSS")
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the highest memory so far
     times: list[float] = []
     while not times or (sum(times) < seconds and len(times) < 50):
         began = time.perf_counter()
         work()
+        if on_gpu:
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
-    return {"seconds": min(times), "bytes": float(max(0, _resident("VmHWM") - start))}
+    most = torch.cuda.max_memory_allocated() if on_gpu else _resident("VmHWM")
+    return {"seconds": min(times), "bytes": float(max(0, most - start))}
 
 
 def measure(work: Work, seconds: float) -> dict[str, float]:
@@ -246,15 +254,16 @@ def ceilings() -> dict[str, float]:
     """What the machine can do at best: a plain matrix product in float32 and bfloat16, and copying memory."""
     found: dict[str, float] = {}
     for name, dtype in (("matmul_float32", torch.float32), ("matmul_bfloat16", torch.bfloat16)):
-        left, right = torch.randn(2, 2048, 2048).to(dtype)
+        left, right = torch.randn(2, 2048, 2048).to(used_device, dtype)
         found[f"{name}_gflops"] = 2 * 2048**3 / measure(lambda a=left, b=right: a @ b, 1.0)["seconds"] / 1e9
-    source = torch.empty(2**27, dtype=torch.uint8)
+    source = torch.empty(2**27, dtype=torch.uint8, device=used_device)
     target = torch.empty_like(source)
     found["copy_gbytes"] = 2 * source.numel() / measure(lambda: target.copy_(source), 1.0)["seconds"] / 1e9
     return found
 
 
 if __name__ == "__main__":
-    name, side_word, limit = sys.argv[1:]
+    name, side_word, limit, device = sys.argv[1:]
+    used_device = torch.device(device)
     side: Side = "ours" if side_word == "ours" else "transformers"
     print(json.dumps(ceilings() if name == "ceilings" else measure(CASES[name](side), float(limit))))

@@ -39,13 +39,13 @@ class Comparison:
         return self.peer_bytes / max(self.bytes, 1e6)
 
 
-def run_side(case: str, side: str, seconds: float) -> dict[str, float]:
+def run_side(case: str, side: str, seconds: float, device: str = "cpu") -> dict[str, float]:
     """One side of one case in its own process.
 
     Raises:
         ValueError: the process failed; the message ends in what it said.
     """
-    command = [sys.executable, "-W", "ignore", "-m", "maskformer.benchmark.cases", case, side, str(seconds)]
+    command = [sys.executable, "-W", "ignore", "-m", "maskformer.benchmark.cases", case, side, str(seconds), device]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["nothing"]
@@ -53,14 +53,16 @@ def run_side(case: str, side: str, seconds: float) -> dict[str, float]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def compare(cases: Sequence[str], rounds: int, seconds: float, tell: Callable[[Comparison], None]) -> list[Comparison]:
+def compare(
+    cases: Sequence[str], rounds: int, seconds: float, tell: Callable[[Comparison], None], device: str = "cpu"
+) -> list[Comparison]:
     """Peer, ours, peer, ours, ...: the least time and the least peak of each side over the rounds."""
     found: list[Comparison] = []
     for case in cases:
         sides: dict[str, list[dict[str, float]]] = {"transformers": [], "ours": []}
         for _ in range(rounds):
             for side, measured in sides.items():
-                measured.append(run_side(case, side, seconds))
+                measured.append(run_side(case, side, seconds, device))
         best = {
             (side, figure): min(each[figure] for each in measured)
             for side, measured in sides.items()
@@ -79,7 +81,7 @@ def compare(cases: Sequence[str], rounds: int, seconds: float, tell: Callable[[C
     return found
 
 
-def report(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def report(comparisons: Sequence[Comparison], device: str = "cpu") -> dict[str, Any]:
     """Everything that is needed to read the figures later: date, hardware, versions, ceilings, cases with ratios."""
     processor = next(
         (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
@@ -87,12 +89,18 @@ def report(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     )
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": processor,
+        "processor": processor if device == "cpu" else _gpu(),
         "cores": len([line for line in _lines("/proc/cpuinfo") if line.startswith("processor")]),
         "versions": {name: version(name) for name in ("maskformer", "torch", "transformers")},
-        "ceilings": run_side("ceilings", "ours", 1.0),
+        "ceilings": run_side("ceilings", "ours", 1.0, device),
         "cases": [{**asdict(each), "speedup": each.speedup, "memory_ratio": each.memory_ratio} for each in comparisons],
     }
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def _lines(path: str) -> list[str]:

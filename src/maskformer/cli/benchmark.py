@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 
 def run(
     case: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CASE")] = (),
+    against: Literal["transformers"] = "transformers",
+    device: Literal["cpu", "cuda"] = "cpu",
     rounds: int = 2,
     seconds: float = 3.0,
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
@@ -21,6 +23,8 @@ def run(
 
     Args:
         case: cases to run, by name; by default all of them.
+        against: whom to measure beside this package.
+        device: where logits, targets and networks are; on a GPU its memory is measured.
         rounds: how often each side is measured; the least time and memory count.
         seconds: how long short work is repeated within a measurement.
         out: file to write the report to (.json); the table (.md) and a plot (.svg) are written beside it.
@@ -34,6 +38,12 @@ def run(
     if unknown:
         raise UsageError(f"there is no case {unknown[0]!r}; there are {', '.join(CASES)}")
 
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UsageError("--device cuda needs a GPU that torch can use, and there is none; leave the option out")
+
     def tell(found: Comparison) -> None:
         print(
             f"{found.case}: {found.speedup:.1f} times faster, {found.memory_ratio:.1f} times less memory",
@@ -41,7 +51,7 @@ def run(
             flush=True,
         )
 
-    document = report(compare(case or tuple(CASES), rounds, seconds, tell))
+    document = report(compare(case or tuple(CASES), rounds, seconds, tell, device), device)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
