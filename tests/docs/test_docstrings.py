@@ -58,5 +58,5 @@ def test_numbers_have_shapes_or_units(name: str) -> None:
     value = resolve(name)
     text = (value.__doc__ or "") + (getattr(value, "forward", None).__doc__ or "" if isinstance(value, type) else "")
     if re.search(r"\b(tensors?|logits|masks?|maps?|pixels?|sizes?)\b", text):
-        units = r"\[[A-Z0-9, *+a-z]+\]|pixels|height|\bH W\b|\(H, W\)|percent|0 to|between 0 and 1"
+        units = r"\[[A-Z0-9, *+a-z]+\]|pixels|height|\bH W\b|\(H, W\)|percent|0 to|between 0 and 1|0-d"
         assert re.search(units, text), name

@@ -54,8 +54,8 @@ def convert_original(
         src: their .pkl (or a .pth of detectron2).
         dst: a directory that is missing or empty.
         attention_heads: heads of the transformer's attention, the one number that is not in the shapes.
-        zoo_name: the published model whose image sizes and stuff classes to use; by default the one that has exactly
-            this architecture and number of classes, if any.
+        zoo_name: the published model whose image sizes (in pixels) and stuff classes to use; by default the one that
+            has exactly this architecture and number of classes, if any.
 
     Raises:
         ValueError: `src` is no checkpoint of a MaskFormer or is refused, or `dst` holds something already.

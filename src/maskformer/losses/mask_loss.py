@@ -59,7 +59,7 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, valid: Tensor | None = N
 def dice_loss(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """Dice loss of each mask pair: 1 - (2 |intersection| + 1) / (|prediction| + |target| + 1), in [0, 1).
 
-    Arguments and result as for `sigmoid_focal_loss`.
+    Arguments [P, K] and result [P] as for `sigmoid_focal_loss`.
 
     Examples:
         >>> loss = dice_loss(torch.full((1, 64), 20.0), torch.ones(1, 64, dtype=torch.bool))

@@ -35,7 +35,7 @@ def pairwise_focal_cost(logits: Tensor, targets: Tensor, valid: Tensor | None = 
         [Q, N] costs >= 0.
 
     Examples:
-        >>> cost = pairwise_focal_cost(torch.zeros(5, 64), torch.ones(2, 64, dtype=torch.bool))
+        >>> cost = pairwise_focal_cost(torch.zeros(5, 64), torch.ones(2, 64))
         >>> tuple(cost.shape)  # [Q, N]
         (5, 2)
     """
@@ -53,7 +53,7 @@ def pairwise_dice_cost(logits: Tensor, targets: Tensor, valid: Tensor | None = N
     """Dice loss between every query and every target; arguments and result as for `pairwise_focal_cost`.
 
     Examples:
-        >>> cost = pairwise_dice_cost(torch.full((5, 64), 20.0), torch.ones(2, 64, dtype=torch.bool))
+        >>> cost = pairwise_dice_cost(torch.full((5, 64), 20.0), torch.ones(2, 64))
         >>> tuple(cost.shape), round(abs(float(cost.max())), 3)  # [Q, N]
         ((5, 2), 0.0)
     """

@@ -28,7 +28,7 @@ class MaskFormerImageProcessor(BaseImageProcessor):
 
     Every option of `ProcessorSettings` (where each is documented, with its older spellings) is a keyword of the
     constructor, an attribute, and a keyword of a single call. Unknown options are a TypeError that names the nearest
-    one, impossible values a ValueError.
+    one, impossible values a ValueError. Sizes are in pixels, (height, width).
 
     Examples:
         >>> processor = MaskFormerImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
