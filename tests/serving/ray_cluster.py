@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 STORE = 150 << 20
 
 
@@ -20,7 +22,6 @@ class TwoNodes:
 
         self.folder = tempfile.mkdtemp(prefix="two-nodes-", dir="/tmp")  # paths of sockets must be short
         self.environment = {"RAY_TMPDIR": self.folder, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-        self.environment["PYTHONWARNINGS"] = "default"
         os.environ.update(self.environment)  # the processes inherit it, which is how they are found again
         head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
         self.cluster: Any = Cluster(initialize_head=True, head_node_args=head)
@@ -31,6 +32,11 @@ class TwoNodes:
         """Unless it is there."""
         if self.second is None:
             self.second = self.cluster.add_node(num_cpus=1, object_store_memory=STORE)
+
+    @property
+    def head_pid(self) -> int:
+        """As `second_pid`."""
+        return self.cluster.head_node.all_processes["raylet"][0].process.pid
 
     @property
     def second_pid(self) -> int:
@@ -71,6 +77,17 @@ def content(pid: int, name: str) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/{name}").read_bytes().decode(errors="replace")
     return ""
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """As in a worker with one core: the last digits of scores depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

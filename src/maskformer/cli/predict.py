@@ -160,6 +160,8 @@ def _journal(out: Path, recipe: Recipe, resume: bool) -> tuple[Journal | None, s
     if not resume:
         journal.clear()  # it would tell of other results than those that will be there
         return None, set()
+    for part in out.glob(".*.part"):
+        part.unlink()  # of a run that was killed
     return journal, {(record["file"], record["name"]) for record in journal.records()}
 
 
@@ -265,7 +267,7 @@ def _on_ray(files: Mapping[str, str], out: Path, recipe: Recipe, remote: Remote,
 
     def finished(skip: Callable[[], None]) -> Iterator[tuple[str, Segmentation, list[Path]]]:
         failures: list[str] = []
-        with cluster() as ray:
+        with cluster("data") as ray:
             for file, answer in segment_on_cluster(ray, files, remote, recipe, out, workers):
                 if isinstance(answer, str):
                     failures.append(answer)

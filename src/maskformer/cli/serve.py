@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -63,7 +63,7 @@ def run(
         token_file: file whose first line is the token.
         page: the page at /.
         engine: ray answers with replicas on the machines of a Ray cluster (that of RAY_ADDRESS or `ray start`, else
-            this machine), each with a queue and figures of its own, and without the page.
+            this machine), each with a queue and figures of its own, and without the page. Start it on the head node.
         workers: replicas of --engine ray; by default one per GPU, or else per CPU core.
     """
     from maskformer.cli import UsageError
@@ -93,11 +93,7 @@ def run(
     limits = Limits(int(max_megabytes * 2**20), min(timeout, 10), timeout, max_queue, max(max_delay_ms, 0) / 1000)
     pixels = int(max_megapixels * 1e6)
     build = functools.partial(_application, (model, task, device, dtype), (pixels, max_batch), limits, token, page)
-
-    def started(port: int) -> None:
-        where = f"[{host}]" if ":" in host else host
-        print(f"maskformer: {model} answers on http://{where}:{port}", file=sys.stderr, flush=True)
-
+    started = functools.partial(_announce, model, f"[{host}]" if ":" in host else host)
     if engine == "ray":
         from maskformer.serving.ray_service import serve_on_cluster
 
@@ -111,12 +107,12 @@ def run(
     return 0
 
 
+def _announce(model: str, host: str, port: int) -> None:
+    print(f"maskformer: {model} answers on http://{host}:{port}", file=sys.stderr, flush=True)
+
+
 def _application(
-    checkpoint: tuple[str, Task | None, str | None, str | None],
-    sizes: tuple[int, int],
-    limits: Limits,
-    token: str | None,
-    page: bool,
+    checkpoint: Any, sizes: tuple[int, int], limits: Limits, token: str | None, page: bool
 ) -> tuple[FastAPI, Service]:
     from maskformer.serving.app import build_app
     from maskformer.serving.service import Service

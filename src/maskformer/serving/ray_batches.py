@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
+import io
 import logging
 import os
 import pickle
+import sys
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,36 +59,47 @@ class Recipe:
         return tiled, segmenter.num_channels
 
 
+class _StdoutOfThisThread(io.TextIOBase):
+    """What Ray's threads print between our results, when something dies, goes to stderr."""
+
+    def __init__(self) -> None:
+        self._stdout, self._thread = sys.stdout, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return (self._stdout if threading.get_ident() == self._thread else sys.stderr).write(text)
+
+    def flush(self) -> None:
+        self._stdout.flush()
+
+
 @contextlib.contextmanager
-def cluster() -> Iterator[Any]:
+def cluster(library: str) -> Iterator[Any]:
     """Ray, connected to the cluster of RAY_ADDRESS or of `ray start`, else to one of this machine that ends here.
 
-    Raises:
-        ImportError: there is no Ray.
-        ConnectionError: there is no cluster at RAY_ADDRESS.
+    `library` is the part of Ray that is needed, `data` or `serve`; ImportError without it.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
-        import ray.data  # pyright: ignore[reportUnusedImport]  # so that it is an attribute
+        ray = importlib.import_module("ray")
+        importlib.import_module(f"ray.{library}")  # an attribute from here on
     except ImportError as error:
         raise ImportError(f"--engine ray needs {error.name or error}: {EXTRA}") from error
     connected = ray.is_initialized()
     if not connected:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        yield ray
+        with contextlib.redirect_stdout(_StdoutOfThisThread()):
+            yield ray
     finally:
-        if not connected:
-            ray.shutdown()
+        with contextlib.redirect_stdout(sys.stderr):
+            if not connected:
+                ray.shutdown()
 
 
 def workers_of(ray: Any, device: str | None, wanted: int | None) -> tuple[int, dict[str, float]]:
     """How many workers, by default one per GPU of the cluster or else per CPU, and what each of them occupies."""
     there = ray.cluster_resources()
     kind = "GPU" if device != "cpu" and there.get("GPU", 0) >= 1 else "CPU"
-    if device is not None and device.startswith("cuda") and kind == "CPU":
-        raise ValueError(f"device {device!r} cannot be used here: the Ray cluster has no GPU; try 'cpu'")
     return wanted or max(int(there.get(kind, 1)), 1), {f"num_{kind.lower()}s": 1}
 
 
@@ -98,7 +113,7 @@ def remote_pictures(source: str, suffixes: Collection[str]) -> dict[str, tuple[s
     try:
         from pyarrow import ArrowException, fs
     except ImportError as error:
-        raise ImportError(f"{source} needs {error.name or error}: {EXTRA}") from error
+        raise ImportError(f"{source} needs pyarrow: {EXTRA}") from error
     try:
         system, base = fs.FileSystem.from_uri(source)
         info = system.get_file_info(base)
@@ -130,13 +145,7 @@ def segment_on_cluster(
 ) -> Iterator[tuple[str, tuple[Segmentation, list[Path]] | str]]:
     """Each file once, as soon as it is finished: its result without maps and its files in `out`, or why it has none.
 
-    Args:
-        ray: from `cluster`.
-        files: path or address -> the name its results get, as of `Segmentation.save`.
-        remote: of those that are in another file system, from `remote_pictures`.
-        recipe: how.
-        out: where; on this machine.
-        workers: see `workers_of`.
+    `files` has the stem of each one's results, `remote` is of `remote_pictures`, and `out` is on this machine.
 
     Raises:
         ValueError: as `Segmenter.from_pretrained` on a worker.
@@ -149,7 +158,11 @@ def segment_on_cluster(
         for number, (root, path) in enumerate(where)
     ]
     left = set(names)
-    for row in _rows(ray, items, _absolute(recipe), workers):
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = Path(recipe.model)
+    if checkpoint.exists():  # as other processes find it
+        recipe = dataclasses.replace(recipe, model=str(checkpoint.resolve()))
+    for row in _rows(ray, items, recipe, workers):
         if row["number"] == _NO_PICTURE:
             raise ValueError(row["sentence"])
         file = names[row["number"]]
@@ -160,7 +173,9 @@ def segment_on_cluster(
             yield file, row["sentence"].replace(items[row["number"]]["path"], file)
             continue
         result, contents = pickle.loads(row["result"])
-        yield file, (result, _write(out, contents))
+        for name, content in contents.items():
+            write_whole(out / name, lambda part, content=content: part.write_bytes(content))
+        yield file, (result, [out / name for name in contents])
     if left:
         raise RuntimeError(f"the cluster gave no answer for {len(left)} pictures, among them {min(left)}: try --resume")
 
@@ -182,19 +197,6 @@ def _rows(ray: Any, items: list[dict[str, Any]], recipe: Recipe, workers: int | 
         raise RuntimeError(f"the Ray cluster failed: {str(error).strip().splitlines()[-1]}") from error
 
 
-def _absolute(recipe: Recipe) -> Recipe:
-    """With the checkpoint's directory as other processes find it."""
-    path = Path(recipe.model)
-    return dataclasses.replace(recipe, model=str(path.resolve())) if path.exists() else recipe
-
-
-def _write(out: Path, contents: Mapping[str, bytes]) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        write_whole(out / name, lambda path, content=content: path.write_bytes(content))
-    return [out / name for name in contents]
-
-
 class Worker:
     """A process of Ray Data with the model."""
 
@@ -213,53 +215,43 @@ class Worker:
             return
         columns = zip(*(block[name].tolist() for name in ("number", "root", "path", "stem")), strict=True)
         left = {number: place for number, *place in columns}
-        try:
+        with contextlib.suppress(Exception):
             yield from self._answered(left)
-        except Exception:  # one that the network fails on must not fail the others
-            for number, place in list(left.items()):
-                try:
-                    yield from self._answered({number: place})
-                except Exception as error:
-                    yield _row(number, f"{place[1]}: {str(error) or type(error).__name__}")
+        for number, place in list(left.items()):  # what cannot be read, or the network fails on, and its neighbours
+            try:
+                yield from self._answered({number: place})
+            except Exception as error:
+                reason = str(error) or type(error).__name__
+                yield _row(number, reason if place[1] in reason else f"{place[1]}: {reason}")
 
     def _answered(self, left: dict[int, list[str]]) -> Iterator[dict[str, Any]]:
-        """Takes out of `left` what it has a row for."""
+        """Takes out of `left` what it has a row for; a single one that cannot be read raises."""
         opened: list[int] = []
-        refused: dict[int, str] = {}
-        for result in self._predictor.stream(self._readable(dict(left), opened, refused), **self._options):
+        for result in self._predictor.stream(self._readable(dict(left), opened), **self._options):
             number = opened.pop(0)
             with tempfile.TemporaryDirectory() as folder:
                 files = {path.name: path.read_bytes() for path in result.save(folder, left[number][2])}
             row = _row(number, "", pickle.dumps((_slim(result), files)))
             del left[number]
             yield row
-        for number, sentence in refused.items():
-            del left[number]
-            yield _row(number, sentence)
 
-    def _readable(
-        self, places: Mapping[int, Iterable[str]], opened: list[int], refused: dict[int, str]
-    ) -> Iterator[Any]:
-        from maskformer.processing.loading import read_image
-
+    def _readable(self, places: Mapping[int, list[str]], opened: list[int]) -> Iterator[Any]:
         for number, (root, path, _) in places.items():
-            try:
-                if root:
-                    picture = read_image(_content(root, path), self._num_channels, name=f"picture ({path})")
-                else:
-                    picture = read_image(path, self._num_channels, name="picture")
-            except (ValueError, OSError, MemoryError) as error:
-                refused[number] = str(error) or f"{path} is too large for the memory"
-                continue
-            opened.append(number)
-            yield picture
+            with contextlib.suppress(*((ValueError, OSError, MemoryError) if len(places) > 1 else ())):
+                picture = _read(root, path, self._num_channels)
+                opened.append(number)
+                yield picture
 
 
-def _content(root: str, path: str) -> bytes:
+def _read(root: str, path: str, num_channels: int) -> Any:
+    from maskformer.processing.loading import read_image
+
+    if not root:
+        return read_image(path, num_channels, name="picture")
     from pyarrow import fs
 
     with fs.FileSystem.from_uri(root)[0].open_input_file(path) as file:
-        return file.read()
+        return read_image(file.read(), num_channels, name=f"picture ({path})")
 
 
 def _row(number: int, sentence: str, result: bytes = b"") -> dict[str, Any]:

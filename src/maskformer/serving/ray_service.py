@@ -7,6 +7,7 @@ less busy of two of them, and starts those again that have died.
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from maskformer.serving.ray_batches import EXTRA, cluster, workers_of
+from maskformer.serving.ray_batches import cluster, workers_of
 from maskformer.serving.server import bound_socket
 from maskformer.serving.service import Limits
 
@@ -30,16 +31,11 @@ def serve_on_cluster(
 ) -> None:
     """Answer until SIGTERM or SIGINT; returns when the requests inside have been answered.
 
-    Args:
-        build: makes the application, in each replica.
-        address: (host, port) of the machine this runs on; port 0 takes any free one.
-        limits: those of the application.
-        occupied: (device, replicas), see `workers_of`.
-        started: told the port.
+    `build` makes the application, whose `limits` are given, in each replica. `address` is (host, port) on the head
+    node, which this has to run on, `occupied` is (device, replicas) as for `workers_of`; `started` is told the port.
 
     Raises:
-        ValueError: the address cannot be had.
-        RuntimeError: the replicas do not start; Ray's log says why.
+        ValueError: the address cannot be had, another service runs on the cluster, or the replicas do not start.
     """
     with bound_socket(*address) as free:
         port = free.getsockname()[1]
@@ -47,11 +43,10 @@ def serve_on_cluster(
     def application() -> FastAPI:  # Ray Serve takes no other callable
         return build()
 
-    with cluster() as ray:
-        try:
-            from ray import serve
-        except ImportError as error:
-            raise ImportError(f"--engine ray needs {error.name or error}: {EXTRA}") from error
+    with cluster("serve") as ray:
+        serve = ray.serve
+        if serve.status().proxies:
+            raise ValueError("Ray Serve runs on this cluster already, at another address: end it with `serve shutdown`")
         count, each = workers_of(ray, *occupied)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         quiet: Any = {"log_level": "ERROR", "enable_access_log": False}
@@ -63,14 +58,25 @@ def serve_on_cluster(
             ray_actor_options=each,
             max_ongoing_requests=2 * limits.requests,  # it is the application that refuses, with 429
             graceful_shutdown_timeout_s=limits.body_seconds + limits.seconds + 5,
+            max_constructor_retry_count=2,
             logging_config=quiet,
         )
         stop = threading.Event()
         try:
-            serve.run(replicas.bind(), name=NAME)
+            try:
+                serve.run(replicas.bind(), name=NAME)
+            except RuntimeError as error:
+                raise ValueError(f"the service did not start: {_reason(serve)}") from error
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stop.set())
             started(port)
             stop.wait()
+            serve.delete(NAME)  # waits for the requests inside
         finally:
             serve.shutdown()
+
+
+def _reason(serve: Any) -> str:
+    """The last error of a replica that did not start."""
+    message = serve.status().applications[NAME].deployments[NAME].message
+    return (re.findall(r"^\w+(?:Error|Exception): (.+)$", message, re.MULTILINE) or [message])[-1]
