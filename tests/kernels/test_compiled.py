@@ -42,7 +42,9 @@ def total(values):
 def test_where_machine_code_cannot_be_kept(monkeypatch, compile_it):
     njit, asked = compiled.numba.njit, []
 
-    def without_disk(**options):
+    def without_disk(*functions, **options):
+        if functions:  # numba's own modules, which it loads when it first compiles
+            return njit(*functions, **options)
         asked.append(options)
         if options.get("cache"):
             raise RuntimeError("cannot cache function: no locator available")

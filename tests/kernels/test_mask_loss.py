@@ -224,7 +224,8 @@ def test_any_pairs(plain, small, large, counts, scale, density, seed):
     torch.testing.assert_close(dice.double(), expected_dice, rtol=1e-5, atol=1e-7)
     (gradient,) = torch.autograd.grad(20 * focal.sum() + dice.sum(), logits)
     (wanted,) = torch.autograd.grad(20 * expected_focal.sum() + expected_dice.sum(), logits)
-    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+    # The loops' smallest probability, 7e-13, is all that is left of the gradient where everything is saturated.
+    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()) + 1e-11)
 
 
 MEMORY = """

@@ -5,8 +5,9 @@ Shapes: B batch, Q queries, C classes, N targets of one image, P matched pairs, 
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from maskformer.kernels.mask_loss import mask_losses
 from maskformer.kernels.packed_masks import PackedMasks
+from maskformer.kernels.threads import in_threads, own_threads
 from maskformer.losses.mask_loss import in_full_precision, matched_mask_losses
 from maskformer.losses.matcher import MaskFormerHungarianMatcher
 from maskformer.losses.targets import check_predictions, checked_class_labels, checked_masks
@@ -199,9 +201,10 @@ class MaskFormerLoss(nn.Module):
         masks, valid = checked_masks(mask_labels, valid_mask, labels, masks_queries_logits.device)
         if normalizer is None:
             normalizer = self.compute_normalizer(labels, num_queries)
-        _check_finite(heads)
         losses: dict[str, Tensor] = {}
-        with torch.autocast(masks_queries_logits.device.type, enabled=False):
+        kind = masks_queries_logits.device.type
+        with torch.autocast(kind, enabled=False), own_threads() if kind == "cpu" else contextlib.nullcontext():
+            _check_finite(heads)
             matches = self._match(list(heads.values()), masks, labels, valid)
             for (suffix, head), own in zip(heads.items(), matches, strict=True):
                 sums = self._head_sums(*head, own, (masks, labels, valid))
@@ -287,7 +290,17 @@ def _check_finite(heads: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     tensors = [tensor.detach().flatten(1) for pair in heads.values() for tensor in pair]
     # NaN passes through minimum and maximum, so two numbers per image tell all, without a map of flags. Two passes:
     # torch's aminmax along an axis takes twenty times as long.
-    found = [values.amin(dim=1).isfinite() & values.amax(dim=1).isfinite() for values in tensors]  # [B] each
+    found = [torch.empty(0)] * len(tensors)
+
+    def look(numbers: Iterator[int]) -> None:
+        for number in numbers:
+            values = tensors[number]
+            found[number] = values.amin(dim=1).isfinite() & values.amax(dim=1).isfinite()  # [B]
+
+    if tensors[0].device.type == "cpu":
+        in_threads(look, len(tensors))
+    else:
+        look(iter(range(len(tensors))))
     for place, finite in zip(places, torch.stack(found).tolist(), strict=True):
         if not all(finite):
             raise FloatingPointError(
