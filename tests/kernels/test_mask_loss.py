@@ -220,12 +220,14 @@ def test_any_pairs(plain, small, large, counts, scale, density, seed):
     index = [torch.arange(count) for count in counts]
     focal, dice = mask_losses(logits, masks, index)
     expected_focal, expected_dice = plain(logits, masks, index)
-    torch.testing.assert_close(focal.double(), expected_focal, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(dice.double(), expected_dice, rtol=1e-5, atol=1e-7)
+    # Between logits of 1e4 of both signs, an interpolated logit near 0 is known to 1e-3 only.
+    close = max(1e-5, scale * 2**-24)
+    torch.testing.assert_close(focal.double(), expected_focal, rtol=close, atol=1e-7)
+    torch.testing.assert_close(dice.double(), expected_dice, rtol=close, atol=1e-7)
     (gradient,) = torch.autograd.grad(20 * focal.sum() + dice.sum(), logits)
     (wanted,) = torch.autograd.grad(20 * expected_focal.sum() + expected_dice.sum(), logits)
     # The loops' smallest probability, 7e-13, is all that is left of the gradient where everything is saturated.
-    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()) + 1e-11)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=close * float(wanted.abs().max()) + 1e-11)
 
 
 MEMORY = """

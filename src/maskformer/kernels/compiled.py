@@ -17,14 +17,16 @@ try:
 except ImportError:  # not installed, or not made for the numpy that is
     numba = None
 
-__all__ = ["available", "compiled", "compiled_sums"]
+__all__ = ["available", "compiled", "inlined", "inlined_sums"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 available: bool = numba is not None
 
 
-def compiled(function: Function, *, allowed: frozenset[str] = frozenset({"contract"})) -> Function:
+def compiled(
+    function: Function, *, allowed: frozenset[str] = frozenset({"contract"}), inlined: bool = False
+) -> Function:
     """`function` as machine code from its first call on, which later processes find on the disk where it is writable.
 
     A product and a sum may become one operation, which rounds once; nothing else is reordered, so that infinities, NaN
@@ -33,12 +35,15 @@ def compiled(function: Function, *, allowed: frozenset[str] = frozenset({"contra
     if numba is None:
         return function
     njit: Any = numba.njit
-    options = {"nogil": True, "error_model": "numpy", "fastmath": set(allowed)}
+    options = {"nogil": True, "error_model": "numpy", "fastmath": set(allowed), "forceinline": inlined}
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # neither NUMBA_CACHE_DIR, the package's nor the user's directory can be written to
         return njit(**options)(function)
 
 
-# For loops that add up: sums may be taken in another order, without which they are not vectorised.
-compiled_sums = partial(compiled, allowed=frozenset({"contract", "reassoc", "nsz"}))
+# For what compiled functions call. Machine code of its own may differ between the process that has compiled it and one
+# that has read the caller from the disk, and results in the last digit with it.
+inlined = partial(compiled, inlined=True)
+# And for loops that add up: sums may be taken in another order, without which they are not vectorised.
+inlined_sums = partial(compiled, allowed=frozenset({"contract", "reassoc", "nsz"}), inlined=True)

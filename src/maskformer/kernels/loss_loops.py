@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from maskformer.kernels.compiled import compiled, compiled_sums
+from maskformer.kernels.compiled import compiled, inlined, inlined_sums
 
 __all__ = ["LARGEST", "TARGETS_AT_ONCE", "add_products", "exp_of_minus", "log1p_of_fraction", "walk"]
 
@@ -46,7 +46,7 @@ PIXELS_AT_ONCE = 512  # two maps of a query and 20 targets in float32 are an L1 
 TARGETS_AT_ONCE = 4  # of two products each, whose eight sums stay in registers
 
 
-@compiled
+@inlined
 def exp_of_minus(value: np.float32) -> np.float32:
     """exp(-value) for value >= 0, but exp(-28) from 28 on. NaN stays NaN."""
     value = LARGEST if value > LARGEST else value
@@ -58,14 +58,14 @@ def exp_of_minus(value: np.float32) -> np.float32:
     return power * np.int32(shifted.view(np.int32) << EXPONENT_PLACE).view(np.float32)
 
 
-@compiled
+@inlined
 def log1p_of_fraction(value: np.float32) -> np.float32:
     """log(1 + value) for value from 0 to 1."""
     high = (((L8 * value + L7) * value + L6) * value + L5) * value + L4
     return value * ((((high * value + L3) * value + L2) * value + L1) * value + L0)
 
 
-@compiled
+@inlined
 def _places(small: int, large: int) -> tuple[Any, Any]:
     """Where the large pixels of an axis lie between small ones: the last small pixel before each (the first one for
     those before it), and their weights for the one behind it."""
@@ -77,7 +77,7 @@ def _places(small: int, large: int) -> tuple[Any, Any]:
     return places, weights
 
 
-@compiled
+@inlined
 def _starts(places: Any, small: int) -> Any:
     """The large pixels of a small one are those from its start to the next; unsigned, which saves checking the sign."""
     starts = np.zeros(small + 1, np.uint32)
@@ -88,7 +88,7 @@ def _starts(places: Any, small: int) -> Any:
     return starts
 
 
-@compiled
+@inlined
 def _widen(row: Any, starts: Any, weights: Any, wide: Any) -> None:
     last = len(row) - 1
     for place in range(last + 1):
@@ -98,7 +98,7 @@ def _widen(row: Any, starts: Any, weights: Any, wide: Any) -> None:
             wide[x] = value + weights[x] * step
 
 
-@compiled
+@inlined
 def _narrow(wide: Any, starts: Any, weights: Any, maps: Any, row: int) -> None:
     """The adjoint of `_widen`: moves `wide` [3, W] to a row of `maps` [3, h, w]."""
     wide0, wide1, wide2 = wide[0], wide[1], wide[2]
@@ -121,7 +121,7 @@ def _narrow(wide: Any, starts: Any, weights: Any, maps: Any, row: int) -> None:
     wide[:] = ZERO
 
 
-@compiled_sums
+@inlined_sums
 def _rows(
     above: Any, below: Any, weights: Any, plane: Any, bits: Any, value: Any, valid: Any, upper: Any, lower: Any
 ) -> tuple[Any, Any, Any, Any]:
@@ -221,7 +221,7 @@ def walk(
     return focal / num_valid, dice
 
 
-@compiled_sums
+@inlined_sums
 def _maps(logits: Any, valid: Any, difference: Any, probs: Any) -> tuple[Any, Any]:
     """4 (on - off) and p of a row [n] are written, and the sums of 4/3 off and p returned."""
     off_sum = area = ZERO
@@ -243,7 +243,7 @@ def _maps(logits: Any, valid: Any, difference: Any, probs: Any) -> tuple[Any, An
     return off_sum, area
 
 
-@compiled_sums
+@inlined_sums
 def _convert(target: Any, valid: Any, row: Any) -> Any:
     """The target as numbers, and its area."""
     area = ZERO
@@ -254,7 +254,7 @@ def _convert(target: Any, valid: Any, row: Any) -> Any:
     return area
 
 
-@compiled_sums
+@inlined_sums
 def _products(difference: Any, probs: Any, target0: Any, target1: Any, target2: Any, target3: Any) -> Any:
     a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = ZERO
     for k in range(len(difference)):
