@@ -215,19 +215,23 @@ def test_errors():
 @settings(max_examples=40, deadline=None)
 def test_any_pairs(plain, small, large, counts, scale, density, seed):
     from_seed = torch.Generator().manual_seed(seed)
-    logits = (scale * torch.randn(sum(counts), *small, generator=from_seed)).requires_grad_()
+    logits = scale * torch.randn(sum(counts), *small, generator=from_seed)
+    if scale > 1e3:
+        # Between large logits of both signs, float32 knows an interpolated one near 0 to three digits only, in any
+        # order of operations: here they and their interpolation are exact numbers.
+        logits, large = (logits / 64).round() * 64, (4 * small[0], 4 * small[1])
+    logits.requires_grad_()
     masks = [torch.rand(count, *large, generator=from_seed) < density for count in counts]
     index = [torch.arange(count) for count in counts]
     focal, dice = mask_losses(logits, masks, index)
     expected_focal, expected_dice = plain(logits, masks, index)
-    # Between logits of 1e4 of both signs, an interpolated logit near 0 is known to 1e-3 only.
-    close = max(1e-5, scale * 2**-24)
-    torch.testing.assert_close(focal.double(), expected_focal, rtol=close, atol=1e-7)
-    torch.testing.assert_close(dice.double(), expected_dice, rtol=close, atol=1e-7)
+    torch.testing.assert_close(focal.double(), expected_focal, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(dice.double(), expected_dice, rtol=1e-5, atol=1e-7)
     (gradient,) = torch.autograd.grad(20 * focal.sum() + dice.sum(), logits)
     (wanted,) = torch.autograd.grad(20 * expected_focal.sum() + expected_dice.sum(), logits)
-    # The loops' smallest probability, 7e-13, is all that is left of the gradient where everything is saturated.
-    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=close * float(wanted.abs().max()) + 1e-11)
+    # The loops' smallest probability, 7e-13 a pixel, is all that is left of their gradient where everything is saturated.
+    floor = 7e-13 * large[0] * large[1] if compiled.available else 0.0
+    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()) + floor)
 
 
 MEMORY = """
