@@ -229,7 +229,7 @@ def test_any_pairs(plain, small, large, counts, scale, density, seed):
     torch.testing.assert_close(dice.double(), expected_dice, rtol=1e-5, atol=1e-7)
     (gradient,) = torch.autograd.grad(20 * focal.sum() + dice.sum(), logits)
     (wanted,) = torch.autograd.grad(20 * expected_focal.sum() + expected_dice.sum(), logits)
-    # The loops' smallest probability, 7e-13 a pixel, is all that is left of their gradient where everything is saturated.
+    # The loops' smallest probability, 7e-13 a pixel, is all that their gradient keeps where everything is saturated.
     floor = 7e-13 * large[0] * large[1] if compiled.available else 0.0
     torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()) + floor)
 
