@@ -52,6 +52,8 @@ class MaskFormerConfig(PreTrainedConfig):
     Every argument is also an attribute; each is explained where it is declared below. Further keyword arguments
     (`id2label`, `num_labels`, `output_hidden_states`, ...) go to `transformers.PreTrainedConfig`.
 
+    Source: arXiv 2107.06278, sections 3.2 to 3.4 and 4.1.
+
     Raises:
         ValueError: a field is outside its range, or the decoder is not a DETR decoder.
 

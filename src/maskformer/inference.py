@@ -37,6 +37,11 @@ _BATCHES_AHEAD = 4
 class PostProcessing(TypedDict, total=False):
     """How logits become segments; what is left out or None has the post-processor's default.
 
+    Source: arXiv 2107.06278, section 3.4.
+
+    Raises:
+        Nothing: `Segmenter.predict` checks the options.
+
     Examples:
         >>> from maskformer.data.scenes import draw_scene
         >>> options: PostProcessing = {"threshold": 0.9, "overlap_mask_area_threshold": 0.5}
@@ -76,6 +81,8 @@ class _Prepared:
 
 class Segmenter:
     """A model, its image processor and a task: segments pictures of any form and size.
+
+    Source: arXiv 2107.06278, section 3.4.
 
     Args:
         model: `MaskFormerForInstanceSegmentation`, or a per-pixel baseline (semantic only). It is put into evaluation
@@ -143,6 +150,7 @@ class Segmenter:
 
         Raises:
             ValueError: there is no such checkpoint or it cannot do the task, or the device is not there.
+            ImportError: an ONNX file, and onnxruntime is not installed.
         """
         if is_exported(path_or_hub_id):
             if fixed := [*kwargs, *(["dtype"] if dtype else [])]:
@@ -193,7 +201,8 @@ class Segmenter:
 
         Raises:
             ValueError: a picture that cannot be read, by its place in the list; a task the model cannot do; an option
-                the task has no use for.
+                the task has no use for, or outside its range.
+            TypeError: an option that no task knows.
             FloatingPointError: the network's output is not finite (float16 is too narrow for some).
         """
         return list(self.stream(images, task, batch_size=batch_size, **post_processing))

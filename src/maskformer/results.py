@@ -35,6 +35,8 @@ _VOID_PIXEL = 65535  # of a 16-bit instance picture, whose ids start at 0
 class Segment:
     """One segment of a picture.
 
+    Source: arXiv 2107.06278, section 3.4.
+
     Attributes:
         id: its value in the map.
         label: the name of its class.
@@ -44,6 +46,9 @@ class Segment:
         area: its pixels, for an instance those that others cover too.
         bbox: the tight box (x, y, width, height).
         is_thing: whether its class is countable; None where the checkpoint does not say.
+
+    Raises:
+        ValueError: from `mask`, `pixels` are run lengths that do not fit their size.
 
     Examples:
         >>> segment = Segment(1, "cat", 0, 0.9, 4, (0, 0, 2, 2), True, np.ones((2, 2), np.int32))
@@ -90,6 +95,8 @@ class Segment:
 @dataclass(frozen=True, slots=True, eq=False)
 class Segmentation:
     """The result for one picture.
+
+    Source: arXiv 2107.06278, section 3.4; the COCO formats.
 
     Attributes:
         task: what was asked for.

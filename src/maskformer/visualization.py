@@ -55,6 +55,8 @@ def overlay(
 ) -> Image.Image:
     """Draw the segments over the image, with a legend to its right (below pictures wider than 2 : 1).
 
+    Source: docs/index.md#segment-a-picture.
+
     Args:
         image: RGB or grey, [H, W, 3] or [H, W] uint8, or a Pillow image.
         segmentation: [H, W] integers. Ids that no segment has stay uncoloured.

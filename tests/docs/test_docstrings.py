@@ -1,7 +1,8 @@
-"""Every public name says what it is and shows how it is used, by an example that runs."""
+"""Every public name says what it is, whence it comes and what it refuses, and shows by an example how it is used."""
 
 import doctest
 import importlib
+import inspect
 import os
 import re
 import warnings
@@ -14,9 +15,12 @@ import torch
 
 import maskformer
 
+from .raised import functions_of, raised_by
+
 pytestmark = pytest.mark.docs
 
-PAGES = sorted((Path(__file__).parent.parent.parent / "docs" / "api").glob("*.md"))
+DOCS = Path(__file__).parent.parent.parent / "docs"
+PAGES = sorted((DOCS / "api").glob("*.md"))
 # The reference is the list of public names; test_all_names_have_a_page holds it to `__all__`.
 NAMES = [name for page in PAGES for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)]
 
@@ -60,3 +64,35 @@ def test_numbers_have_shapes_or_units(name: str) -> None:
     if re.search(r"\b(tensors?|logits|masks?|maps?|pixels?|sizes?)\b", text):
         units = r"\[[A-Z0-9, *+a-z]+\]|pixels|height|\bH W\b|\(H, W\)|percent|0 to|between 0 and 1|0-d"
         assert re.search(units, text), name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_source_is_named(name: str) -> None:
+    """Where a name comes from: a section of a paper, or of a page of ours that is there."""
+    found = re.search(r"^\s*Source: (.+)\.$", resolve(name).__doc__, re.MULTILINE)
+    assert found, f"{name} does not say where it comes from"
+    sources = found[1].split("; ")
+    for source in sources:
+        page, _, anchor = source.partition("#")
+        if page.startswith("docs/"):
+            headings = re.findall(r"^#+ (.+)$", (DOCS.parent / page).read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+            assert not anchor or anchor in anchors, source
+    paper = r"arXiv \d{4}\.\d{5}, (sections?|tables?) [\d.]+"
+    assert any(source.startswith("docs/") or re.search(paper, source) for source in sources), found[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_errors_are_said(name: str) -> None:
+    """What it raises, of its own or by what it calls in this package; or that it raises nothing."""
+    value = resolve(name)
+    functions = list(functions_of(value))
+    text = "\n".join(inspect.getdoc(each) or "" for each in (value, *(function for function, _ in functions)))
+    raised = set().union(*(raised_by(function, owner, set()) for function, owner in functions))
+    # Ours to turn into a ValueError on the way (OSError), or for whoever writes a format.
+    raised -= {"OSError", "NotImplementedError", "AttributeError"}
+    if name == "maskformer.training.trainer.train":
+        raised -= {"TypeError"}  # the processor's, for names of options that the trainer does not make up
+    assert "Raises" in text, f"{name} does not say what it raises"
+    assert sorted(kind for kind in raised if kind not in text) == [], f"{name} raises what it does not say"
+    assert not raised or "Raises:\n    Nothing" not in text, f"{name} says it raises nothing"

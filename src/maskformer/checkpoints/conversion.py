@@ -50,6 +50,8 @@ def convert_original(
 ) -> Conversion:
     """Convert a checkpoint file of the authors into a directory with weights, configuration and processor settings.
 
+    Source: docs/authors.md#convert-a-checkpoint.
+
     Args:
         src: their .pkl (or a .pth of detectron2).
         dst: a directory that is missing or empty.
@@ -92,6 +94,8 @@ def convert_original(
 @explained
 def export_original(src: str | Path, dst: str | Path) -> Conversion:
     """Write a checkpoint (directory, hub id or bundled name) as a .pkl in the authors' layout.
+
+    Source: docs/authors.md#convert-a-checkpoint.
 
     Raises:
         ValueError: `src` is no checkpoint, its network has no form in the authors' layout, or `dst` exists.

@@ -85,6 +85,8 @@ def model_class(architecture: str) -> type[MaskFormerPreTrainedModel]:
 def load_model(path_or_hub_id: str | Path, **kwargs: Any) -> MaskFormerPreTrainedModel:
     """The model of a checkpoint, in the class its configuration names, in evaluation mode.
 
+    Source: docs/messages.md#checkpoints.
+
     Args:
         path_or_hub_id: see `resolve_checkpoint`.
         **kwargs: for `from_pretrained`: `revision`, `cache_dir`, `dtype`, `num_labels`, ... With `num_labels` other

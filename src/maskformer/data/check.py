@@ -72,9 +72,14 @@ def check_dataset(
 ) -> Report:
     """Read a data set and tell what is in it.
 
+    Source: docs/data.md#what-data-check-finds.
+
     Args:
         limit: look at so many images only, evenly spread; which classes are unused is not told then.
         progress: called with the number of images done.
+
+    Raises:
+        Nothing: what cannot be read is a finding of the report.
 
     Examples:
         >>> from maskformer.data.recognise import open_dataset

@@ -23,6 +23,8 @@ from maskformer.processing.settings import IMAGENET_MEAN, IMAGENET_STD
 class Collate:
     """Makes a batch of a list of samples.
 
+    Source: docs/data.md#transforms; padding as in arXiv 2107.06278, section 4.1.
+
     Attributes:
         mean, std: per channel, of values from 0 to 1.
         size: pad to this (height, width), as recipes with crops do; by default to the largest of the batch.

@@ -75,6 +75,8 @@ class Records(Sequence[Any]):
 class SegmentationDataset:
     """Samples by index.
 
+    Source: docs/data.md#label-values.
+
     Args:
         root: the directory (or name) that was opened.
         split: "train", "val" or "test".
@@ -86,6 +88,10 @@ class SegmentationDataset:
     Attributes:
         layout: the name of the format; `open_dataset` sets it.
         tasks: what the annotation allows to train, the usual one first.
+
+    Raises:
+        IndexError: there is no such sample.
+        ValueError: the sample's files cannot be read, or hold what the class list does not know.
 
     Examples:
         >>> from maskformer.data.recognise import open_dataset

@@ -22,6 +22,8 @@ VALIDATION_SHARE = 5  # one picture for validation for so many to train on
 def write_example(directory: str | Path, num_images: int = 20, size: tuple[int, int] = (192, 256)) -> Path:
     """Draw `num_images` pictures to train on, a fifth as many for validation, and their panoptic annotations.
 
+    Source: docs/index.md#train-on-your-own-pictures.
+
     Args:
         size: (height, width) of every picture, in pixels.
 

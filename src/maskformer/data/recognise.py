@@ -52,6 +52,8 @@ def open_dataset(
 ) -> SegmentationDataset:
     """One split of a data set.
 
+    Source: docs/data.md#formats.
+
     Args:
         source: a directory, "hub:user/name", or "scenes" ("scenes:500" for that many).
         split: "train", "val" or "test".

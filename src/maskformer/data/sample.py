@@ -42,6 +42,8 @@ class Region(NamedTuple):
 class Sample:
     """An image and its regions. Arrays are shared between samples and must not be written to.
 
+    Source: docs/data.md#label-values.
+
     Attributes:
         image: uint8 [H, W, 3].
         planes: [L, H, W]. Index map (L = 1): 0 where there is no region, k where region k - 1 is; uint8, or int16 from
@@ -50,6 +52,9 @@ class Sample:
         overlapping: which of the two `planes` are.
         path: the image's file, for messages.
         num_dropped: targets that transforms have lost so far.
+
+    Raises:
+        Nothing: formats check what they read, before.
 
     Examples:
         >>> from maskformer.data.recognise import open_dataset

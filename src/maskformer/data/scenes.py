@@ -135,6 +135,8 @@ def draw_scene(seed: int, size: tuple[int, int] = (192, 256)) -> Scene:
     The layout depends on the seed and on width / height alone, so a scene keeps its content when drawn larger.
     What would show less than 0.14 % of the picture is left out of it altogether, so every pixel has its label.
 
+    Source: docs/data.md#formats.
+
     Raises:
         ValueError: if a side is below 32 pixels or the seed is negative.
 

@@ -196,6 +196,11 @@ def paper_transforms(
     "absolute": resize, crop, distort, flip. "absolute_range", the panoptic recipe of COCO: flip, then either resize, or
     resize to 400, 500 or 600, crop and resize.
 
+    Source: arXiv 2107.06278, section 4.1 (training settings).
+
+    Raises:
+        Nothing: settings are checked where a training is configured, before.
+
     Examples:
         >>> from maskformer.data.recognise import open_dataset
         >>> transform = paper_transforms([96, 128], 256, (96, 96), distort_colors=True)
@@ -217,6 +222,11 @@ class TransformedDataset:
 
     An item is asked for by (index, draw): the same pair gives the same result in every process and after every
     restart. A plain index is draw 0. The draw is best the number of the sample in the whole training.
+
+    Source: arXiv 2107.06278, section 4.1 (training settings); docs/data.md#transforms.
+
+    Raises:
+        ValueError: the sample cannot be read (as the data set on its own).
 
     Examples:
         >>> from maskformer.data.recognise import open_dataset

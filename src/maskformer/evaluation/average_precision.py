@@ -37,6 +37,8 @@ class AveragePrecisionResult:
 class AveragePrecision:
     """Collects detections and truth image by image; the union of several processes' records is that of their images.
 
+    Source: arXiv 1405.0312, section 5; docs/evaluation.md.
+
     Args:
         categories: dicts with `id` and `name`.
         backend: whose code computes. Both give the same numbers.

@@ -82,6 +82,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model on a data set. On several processes each calls this, and each gets the whole result.
 
+    Source: docs/evaluation.md#protocols.
+
     Args:
         segmenter: the model; it is left in evaluation mode.
         dataset: opened for the task.
@@ -92,6 +94,7 @@ def evaluate(
     Raises:
         ValueError: class lists that do not match, an image or annotation that is wrong, options that exclude each
             other, or records to resume from that belong to another evaluation.
+        ImportError: pycocotools, or the other backend of average precision, is not installed.
 
     Examples:
         >>> from maskformer import Segmenter

@@ -36,6 +36,8 @@ class MeanIoU:
     `confusion` int64 [C, C] (rows: truth) is the whole state: the sum of the matrices of several processes is the
     matrix of all their images, exactly.
 
+    Source: arXiv 2107.06278, section 4.1 (evaluation metrics).
+
     Examples:
         >>> metric = MeanIoU(num_classes=2)
         >>> metric.update(np.array([[0, 1]]), np.array([[0, 255]]))  # 255 is ignored

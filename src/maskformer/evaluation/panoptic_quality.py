@@ -74,6 +74,8 @@ class _Segments(NamedTuple):
 class PanopticQuality:
     """Matches segments image by image.
 
+    Source: arXiv 1801.00868, section 4.1.
+
     Args:
         categories: dicts with `id`, `isthing` and `name`, as in COCO panoptic files.
 

@@ -39,11 +39,16 @@ class LossNormalizer:
     For gradient accumulation, give one normalizer, made of the targets of all micro-batches of an optimizer step, to
     each of them, and add the losses without dividing by their number (some training engines do so by themselves).
 
+    Source: docs/loss.md#what-is-charged.
+
     Attributes:
         num_masks: target masks per process, 0-d or a number; below 1 where processes outnumber targets. 0 (no target
             anywhere) divides by 1 instead: the sums are 0 then.
         class_weight: sum over the queries of the weight of the class that each is assigned, 0-d or a number: the
             denominator of a weighted cross entropy. A matched query has its target's class, any other "no object".
+
+    Raises:
+        ValueError: from `from_targets`, class labels of the wrong type or range.
 
     Examples:
         >>> LossNormalizer(num_masks=4.0, class_weight=20.0).num_masks
@@ -94,6 +99,8 @@ class LossNormalizer:
 
 class MaskFormerLoss(nn.Module):
     """Cross entropy of all queries, focal and dice loss of the matched ones; for the final and every auxiliary head.
+
+    Source: arXiv 2107.06278, section 3.2.
 
     Args:
         num_labels: C, without "no object".

@@ -35,6 +35,8 @@ def in_full_precision(values: Tensor) -> Tensor:
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """Focal loss of each mask pair, mean over its pixels.
 
+    Source: arXiv 1708.02002, section 3.2.
+
     Args:
         logits: [P, K] mask logits, float32 or float64.
         targets: [P, K] bool, True where the mask is.
@@ -42,6 +44,9 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, valid: Tensor | None = N
 
     Returns:
         [P] losses >= 0; 0 where no pixel is valid.
+
+    Raises:
+        Nothing: `MaskFormerLoss` checks its arguments, before.
 
     Examples:
         >>> loss = sigmoid_focal_loss(torch.zeros(1, 64), torch.ones(1, 64, dtype=torch.bool))
@@ -60,6 +65,11 @@ def dice_loss(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> T
     """Dice loss of each mask pair: 1 - (2 |intersection| + 1) / (|prediction| + |target| + 1), in [0, 1).
 
     Arguments [P, K] and result [P] as for `sigmoid_focal_loss`.
+
+    Source: arXiv 1606.04797, section 3.
+
+    Raises:
+        Nothing: `MaskFormerLoss` checks its arguments, before.
 
     Examples:
         >>> loss = dice_loss(torch.full((1, 64), 20.0), torch.ones(1, 64, dtype=torch.bool))
@@ -83,6 +93,11 @@ def matched_mask_losses(
 
     The pairs are worked on a few at a time and recomputed in the backward pass: what stays in memory between the
     passes is at stride 4, whatever the number of targets. `logits` must be float32 or float64.
+
+    Source: arXiv 2107.06278, section 3.2.
+
+    Raises:
+        Nothing: `MaskFormerLoss` checks its arguments, before.
 
     Examples:
         >>> masks = torch.ones(2, 32, 32, dtype=torch.bool)

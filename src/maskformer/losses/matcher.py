@@ -26,6 +26,8 @@ __all__ = ["MaskFormerHungarianMatcher", "pairwise_dice_cost", "pairwise_focal_c
 def pairwise_focal_cost(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """Focal loss between every query and every target, mean over the pixels.
 
+    Source: arXiv 1708.02002, section 3.2.
+
     Args:
         logits: [Q, K] mask logits, float32 or float64.
         targets: [N, K] in {0, 1}, of the same type.
@@ -33,6 +35,9 @@ def pairwise_focal_cost(logits: Tensor, targets: Tensor, valid: Tensor | None = 
 
     Returns:
         [Q, N] costs >= 0.
+
+    Raises:
+        Nothing: `MaskFormerHungarianMatcher` checks its arguments, before.
 
     Examples:
         >>> cost = pairwise_focal_cost(torch.zeros(5, 64), torch.ones(2, 64))
@@ -51,6 +56,11 @@ def pairwise_focal_cost(logits: Tensor, targets: Tensor, valid: Tensor | None = 
 
 def pairwise_dice_cost(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """Dice loss between every query and every target; arguments and result as for `pairwise_focal_cost`.
+
+    Source: arXiv 1606.04797, section 3.
+
+    Raises:
+        Nothing: `MaskFormerHungarianMatcher` checks its arguments, before.
 
     Examples:
         >>> cost = pairwise_dice_cost(torch.full((5, 64), 20.0), torch.ones(2, 64))
@@ -72,8 +82,11 @@ class MaskFormerHungarianMatcher(nn.Module):
     is a probability and not the loss's logarithm of it because it must weigh comparably with the mask terms: a class
     that is a little unlikely must not forbid a perfect mask.
 
+    Source: arXiv 2107.06278, section 3.2; arXiv 2005.12872, section 3.1.
+
     Raises:
-        ValueError: when all three weights are 0.
+        ValueError: when all three weights are 0; when called, predictions or targets of a wrong shape, type or value.
+        FloatingPointError: when called, predictions that are not finite.
 
     Examples:
         >>> matcher = MaskFormerHungarianMatcher(cost_class=1.0, cost_mask=20.0, cost_dice=1.0)

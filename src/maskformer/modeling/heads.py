@@ -15,6 +15,11 @@ from maskformer.kernels.dense import Linear, linear
 class MaskEmbedder(nn.Sequential):
     """MLP with two hidden layers and ReLU, [.., D] -> [.., E].
 
+    Source: arXiv 2107.06278, section 3.3 (segmentation module).
+
+    Raises:
+        Nothing: the model checks its input, before.
+
     Examples:
         >>> embed = MaskEmbedder(width=32, mask_width=24)
         >>> tuple(embed(torch.zeros(2, 10, 32)).shape)  # [B, Q, E]

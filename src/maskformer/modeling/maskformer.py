@@ -70,7 +70,7 @@ class PixelLevelOutput(NamedTuple):
 
 
 class PixelLevelModule(nn.Module):
-    """Backbone and pixel decoder (paper section 3.2, "Pixel-level module")."""
+    """Backbone and pixel decoder (paper section 3.3, "Pixel-level module")."""
 
     def __init__(self, encoder: nn.Module, decoder: PixelDecoder):
         super().__init__()
@@ -130,6 +130,8 @@ def _dropouts(decoder_config: Any) -> tuple[float, float, float]:
 
 class MaskFormerModel(MaskFormerPreTrainedModel):
     """The network without its prediction heads (paper figure 2, left and middle).
+
+    Source: arXiv 2107.06278, section 3.3.
 
     Examples:
         >>> model = MaskFormerModel(MaskFormerConfig.from_zoo("r50-ade20k-150")).eval()
@@ -218,6 +220,8 @@ class MaskFormerModel(MaskFormerPreTrainedModel):
 
 class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
     """MaskFormer with its heads and its loss: semantic, instance and panoptic segmentation by the same weights.
+
+    Source: arXiv 2107.06278, sections 3.2 and 3.3.
 
     Examples:
         >>> config = MaskFormerConfig.from_zoo("r50-ade20k-150")

@@ -15,6 +15,8 @@ from transformers.utils import ModelOutput  # pyright: ignore[reportPrivateImpor
 class MaskFormerModelOutput(ModelOutput):
     """Hidden states of `MaskFormerModel`.
 
+    Source: arXiv 2107.06278, section 3.3.
+
     Attributes:
         encoder_last_hidden_state: last backbone map [B, C5, H/32, W/32].
         pixel_decoder_last_hidden_state: per-pixel embeddings [B, E, h, w].
@@ -26,6 +28,9 @@ class MaskFormerModelOutput(ModelOutput):
         hidden_states: the three tuples above in one.
         attentions: decoder self-attention per layer [B, heads, Q, Q]; with `output_attentions`, as the next.
         cross_attentions: decoder cross-attention per layer [B, heads, Q, H/32 * W/32].
+
+    Raises:
+        Nothing: it holds what it is given.
 
     Examples:
         >>> output = MaskFormerModelOutput(pixel_decoder_last_hidden_state=torch.zeros(1, 256, 16, 24))
@@ -48,6 +53,8 @@ class MaskFormerModelOutput(ModelOutput):
 class MaskFormerForInstanceSegmentationOutput(ModelOutput):
     """Predictions of `MaskFormerForInstanceSegmentation`; the post-processors take it as it is.
 
+    Source: arXiv 2107.06278, section 3.3.
+
     Attributes:
         loss: weighted sum over all terms and heads, with labels.
         class_queries_logits: [B, Q, C + 1] before the softmax; the last class is "no object".
@@ -56,6 +63,9 @@ class MaskFormerForInstanceSegmentationOutput(ModelOutput):
             `output_auxiliary_logits` and deep supervision.
 
     The other fields are those of `MaskFormerModelOutput`.
+
+    Raises:
+        Nothing: it holds what it is given.
 
     Examples:
         >>> output = MaskFormerForInstanceSegmentationOutput(

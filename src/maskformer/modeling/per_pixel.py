@@ -49,6 +49,8 @@ def per_pixel_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_IN
 class PerPixelBaseline(MaskFormerPreTrainedModel):
     """Pixel decoder and a 1x1 convolution (the paper's PerPixelBaseline).
 
+    Source: arXiv 2107.06278, sections 3.1 and 4.1 (baselines).
+
     Examples:
         >>> from maskformer import MaskFormerConfig
         >>> model = PerPixelBaseline(MaskFormerConfig.from_zoo("per-pixel-baseline-r50-ade20k-150")).eval()
@@ -77,6 +79,8 @@ class PerPixelBaseline(MaskFormerPreTrainedModel):
 
 class PerPixelBaselinePlus(MaskFormerPreTrainedModel):
     """The whole of MaskFormer's network with one query per class and no class head (PerPixelBaseline+).
+
+    Source: arXiv 2107.06278, sections 3.1 and 4.1 (baselines).
 
     Examples:
         >>> from maskformer import MaskFormerConfig

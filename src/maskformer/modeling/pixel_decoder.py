@@ -1,4 +1,4 @@
-"""The pixel decoder: backbone maps in, per-pixel embeddings out (paper section 3.2 and 4.1, "Pixel decoder").
+"""The pixel decoder: backbone maps in, per-pixel embeddings out (paper sections 3.3 and 4.1, "Pixel decoder").
 
 Two kinds: a light feature pyramid, and the same with a transformer encoder on the lowest map (the authors' "+ 6 Enc"
 models, which also hand the encoder's output to the transformer decoder).
@@ -103,6 +103,8 @@ class PixelEncoder(nn.Module):
 
 class PixelDecoder(nn.Module):
     """Pyramid and mask projection; with an encoder, the lowest map is projected and encoded first.
+
+    Source: arXiv 2107.06278, sections 3.3 and 4.1 (pixel decoder); arXiv 1612.03144, section 3.
 
     Raises:
         ValueError: the pyramid's width is not a multiple of 32, the number of groups of its norms.

@@ -57,6 +57,11 @@ class DecoderLayer(FeedForward):
 class TransformerDecoder(nn.Module):
     """The stack of layers and the norm they share.
 
+    Source: arXiv 2107.06278, section 3.3 (transformer module); arXiv 2005.12872, section 3.2.
+
+    Raises:
+        Nothing: the model checks its input, and the configuration the widths, before.
+
     Examples:
         >>> layer = DecoderLayer(32, num_heads=4, hidden=64, dropouts=(0.0, 0.0, 0.0), act=nn.ReLU())
         >>> decoder = TransformerDecoder([layer], 32)
@@ -91,6 +96,11 @@ class TransformerDecoder(nn.Module):
 
 class TransformerModule(nn.Module):
     """Queries, input projection (where widths differ, or where it is enforced) and the decoder.
+
+    Source: arXiv 2107.06278, section 3.3 (transformer module).
+
+    Raises:
+        Nothing: the model checks its input, and the configuration the widths, before.
 
     Examples:
         >>> layer = DecoderLayer(32, num_heads=4, hidden=64, dropouts=(0.0, 0.0, 0.0), act=nn.ReLU())

@@ -30,6 +30,8 @@ class MaskFormerImageProcessor(BaseImageProcessor):
     constructor, an attribute, and a keyword of a single call. Unknown options are a TypeError that names the nearest
     one, impossible values a ValueError. Sizes are in pixels, (height, width).
 
+    Source: arXiv 2107.06278, sections 3.4 and 4.1; docs/transformers.md#what-changes-and-why.
+
     Examples:
         >>> processor = MaskFormerImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
         >>> inputs = processor(np.zeros((50, 70, 3), np.uint8), return_tensors="pt")
@@ -151,6 +153,11 @@ class MaskFormerImageProcessor(BaseImageProcessor):
 
 class MaskFormerFeatureExtractor(MaskFormerImageProcessor):
     """Deprecated name of `MaskFormerImageProcessor`, kept for code written before 2023.
+
+    Source: docs/transformers.md.
+
+    Raises:
+        ValueError, TypeError: as `MaskFormerImageProcessor`.
 
     Examples:
         >>> processor = MaskFormerFeatureExtractor()  # warns: it is the old name

@@ -19,6 +19,12 @@ _FREE = {"out", "workers", "save_every", "keep", "log_every", "trackers", "devic
 class TrainingConfig(BaseModel):
     """See the fields. Sizes are in pixels, (height, width); counts of images are over all processes.
 
+    Source: arXiv 2107.06278, section 4.1 (training settings).
+
+    Raises:
+        ValueError: a setting that is unknown, missing or outside its range. It is pydantic's ValidationError; `resolve`
+            says it in one sentence.
+
     Examples:
         >>> config = TrainingConfig(data="pictures", out="run", steps=500)
         >>> config.learning_rate, config.schedule

@@ -131,6 +131,8 @@ def resolve(
 ) -> TrainingConfig:
     """Settings from the recipe, overridden by the file's, overridden by those given; `stand_ins` where none has one.
 
+    Source: docs/training.md#recipes.
+
     Raises:
         ValueError: a setting or recipe that is unknown, wrong or missing.
 

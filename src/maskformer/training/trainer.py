@@ -59,6 +59,8 @@ def train(config: TrainingConfig, resume: bool = False) -> Outcome:
 
     Under torchrun every process calls this.
 
+    Source: arXiv 2107.06278, section 4.1 (training settings); docs/training.md.
+
     Raises:
         ValueError: settings or data that are wrong; nothing has been written then.
         FloatingPointError: too many non-finite steps in a row.

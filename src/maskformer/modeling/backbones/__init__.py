@@ -1,4 +1,4 @@
-"""Backbones: `build_backbone` makes one from a transformers configuration (paper section 3.2, pixel-level module).
+"""Backbones: `build_backbone` makes one from a transformers configuration (paper section 3.3, pixel-level module).
 
 Swin and ResNet are ours (`swin.py`, `resnet.py`); any other that transformers' AutoBackbone knows is taken from there.
 `contract.py` says what a decoder may ask of all of them. This is the one file of the folder that knows transformers.
@@ -45,6 +45,8 @@ def build_backbone(
 
     Raises ValueError for a `norm` or `stem` the backbone does not have, for an unknown activation, and for a backbone
     without exactly four maps; wrong strides show, as a ValueError, when the first image goes through.
+
+    Source: arXiv 2107.06278, section 3.3 (pixel-level module).
 
     Examples:
         >>> from transformers import ResNetConfig

@@ -1,4 +1,4 @@
-"""What every backbone promises, so that a decoder never asks which one it has (paper section 3.2, pixel-level module).
+"""What every backbone promises, so that a decoder never asks which one it has (paper section 3.3, pixel-level module).
 
 A backbone is a module with the attributes `channels` and `strides` (four integers each, finest map first). Called with
 `pixel_values` [B, 3, H, W] it returns an object whose `feature_maps` are four tensors [B, channels[i], h_i, w_i] with
