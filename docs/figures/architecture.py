@@ -13,7 +13,7 @@ from pathlib import Path
 
 OUT = Path(__file__).parent.parent / "images"
 API = "../api/network/#maskformer."
-WIDTH, HEIGHT = 1240, 560
+WIDTH, HEIGHT = 1036, 524
 
 
 @dataclass(frozen=True)
@@ -87,53 +87,49 @@ def draw(palette: Palette) -> str:
     pixel, segment, both = palette.pixel, palette.segment, palette.both
     d = Drawing(palette)
     # The pixel side, above.
-    d.box(24, 96, 104, 84, "image", "pixel_values", palette.page, "")
-    d.shape(76, 200, "[B, 3, H, W]")
-    d.box(190, 84, 170, 108, "backbone", "encoder", pixel, "modeling.backbones.build_backbone", "Swin or ResNet")
-    d.box(470, 84, 190, 108, "pixel decoder", "decoder", pixel, "modeling.pixel_decoder.PixelDecoder", "FPN")
-    d.box(800, 96, 190, 84, "per-pixel embeddings", "pixel_embeddings", palette.page, "")
-    d.shape(895, 200, "[B, E, h, w]")
-    d.arrow((128, 138), (188, 138))
+    d.box(16, 96, 104, 84, "image", "pixel_values", palette.page, "")
+    d.shape(68, 200, "[B, 3, H, W]")
+    d.box(158, 84, 150, 108, "backbone", "encoder", pixel, "modeling.backbones.build_backbone", "Swin or ResNet")
+    d.box(392, 84, 170, 108, "pixel decoder", "decoder", pixel, "modeling.pixel_decoder.PixelDecoder", "FPN")
+    d.box(650, 96, 176, 84, "per-pixel embeddings", "pixel_embeddings", palette.page, "")
+    d.shape(738, 200, "[B, E, h, w]")
+    d.arrow((120, 138), (156, 138))
     for row, stride in enumerate((4, 8, 16, 32)):
         y = 102 + 24 * row
-        d.arrow((360, y), (468, y))
-        d.shape(414, y - 5, f"1/{stride}")
-    d.arrow((660, 138), (798, 138))
-    d.text(275, 70, "model.pixel_level_module", 12, palette.faint, mono=True)
+        d.arrow((308, y), (390, y))
+        d.shape(350, y - 5, f"1/{stride}")
+    d.arrow((562, 138), (648, 138))
+    d.text(233, 70, "model.pixel_level_module", 12, palette.faint, mono=True)
     # The segment side, below: the decoder reads the backbone's lowest map.
-    d.box(190, 390, 170, 84, "queries", "queries_embedder", segment, "modeling.transformer_decoder.TransformerModule")
-    d.shape(275, 494, "[Q, D] learned")
+    d.box(158, 350, 150, 84, "queries", "queries_embedder", segment, "modeling.transformer_decoder.TransformerModule")
+    d.shape(233, 454, "[Q, D] learned")
     d.box(
-        470, 378, 190, 108, "transformer decoder", "decoder",
+        392, 338, 170, 108, "transformer decoder", "decoder",
         segment, "modeling.transformer_decoder.TransformerDecoder", "6 layers, as DETR's",
     )  # fmt: skip
-    d.arrow((360, 432), (468, 432))
-    d.arrow((414, 174), (414, 290), (565, 290), (565, 376))
-    d.shape(492, 282, "lowest map")
-    d.text(565, 512, "model.transformer_module", 12, palette.faint, mono=True)
-    d.shape(698, 424, "[B, Q, D]")
-    d.box(800, 310, 190, 72, "mask embedder", "mask_embedder", segment, "modeling.heads.MaskEmbedder")
-    d.box(800, 440, 190, 72, "class predictor", "class_predictor", segment, "MaskFormerForInstanceSegmentation")
-    d.arrow((660, 432), (740, 432), (740, 346), (798, 346))
-    d.arrow((740, 432), (740, 476), (798, 476))
+    d.arrow((308, 392), (390, 392))
+    d.arrow((350, 174), (350, 270), (477, 270), (477, 336))
+    d.shape(414, 262, "lowest map")
+    d.text(477, 470, "model.transformer_module", 12, palette.faint, mono=True)
+    d.shape(598, 384, "[B, Q, D]")
+    d.box(650, 308, 176, 72, "mask embedder", "mask_embedder", segment, "modeling.heads.MaskEmbedder")
+    d.box(650, 410, 176, 72, "class predictor", "class_predictor", segment, "MaskFormerForInstanceSegmentation")
+    d.arrow((562, 392), (636, 392), (636, 344), (648, 344))
+    d.arrow((636, 392), (636, 446), (648, 446))
     # Their product.
-    d.parts.append(f'<circle cx="895" cy="252" r="19" fill="{both}" stroke="{palette.line}" stroke-width="1.2"/>')
-    d.text(895, 258, "×", 20, bold=True)
-    d.arrow((895, 208), (895, 231))
-    d.arrow((895, 310), (895, 273))
-    d.shape(945, 298, "[B, Q, E]")
-    d.box(1040, 216, 178, 72, "masks", "masks_queries_logits", both, "MaskFormerForInstanceSegmentationOutput")
-    d.shape(1129, 308, "[B, Q, h, w]")
-    d.box(1040, 440, 178, 72, "classes", "class_queries_logits", both, "MaskFormerForInstanceSegmentationOutput")
-    d.shape(1129, 532, "[B, Q, C + 1]")
-    d.arrow((914, 252), (1038, 252))
-    d.arrow((990, 476), (1038, 476))
-    d.text(
-        620,
-        34,
-        "one mask and one class per query: semantic, instance and panoptic segmentation by the same network",
-        15,
-    )
+    d.parts.append(f'<circle cx="738" cy="252" r="19" fill="{both}" stroke="{palette.line}" stroke-width="1.2"/>')
+    d.text(738, 258, "×", 20, bold=True)
+    d.arrow((738, 208), (738, 231))
+    d.arrow((738, 308), (738, 273))
+    d.shape(780, 298, "[B, Q, E]")
+    d.box(856, 216, 164, 72, "masks", "masks_queries_logits", both, "MaskFormerForInstanceSegmentationOutput")
+    d.shape(938, 308, "[B, Q, h, w]")
+    d.box(856, 410, 164, 72, "classes", "class_queries_logits", both, "MaskFormerForInstanceSegmentationOutput")
+    d.shape(938, 502, "[B, Q, C + 1]")
+    d.arrow((757, 252), (854, 252))
+    d.arrow((826, 446), (854, 446))
+    said = "one mask and one class per query: semantic, instance and panoptic segmentation by the same network"
+    d.text(WIDTH / 2, 34, said, 15)
     return d.svg()
 
 

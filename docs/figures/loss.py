@@ -1,27 +1,68 @@
-"""Draw who answers for whom: targets of a drawn scene, the queries matched with them, and their losses.
+"""Draw how the loss works on drawn scenes: who answers for whom and what it costs, and how the matching found that out.
 
 python docs/figures/loss.py
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.colors import PowerNorm
+from matplotlib.patches import Rectangle
+from torch import Tensor
 
 from maskformer import MaskFormerImageProcessor, load_model
 from maskformer.checkpoints.loading import resolve_checkpoint
-from maskformer.data.scenes import CLASSES, draw_scene
-from maskformer.losses import dice_loss, sigmoid_focal_loss
+from maskformer.data.scenes import CLASSES, Scene, draw_scene
+from maskformer.losses import dice_loss, pairwise_dice_cost, pairwise_focal_cost, sigmoid_focal_loss
 
-OUT = Path(__file__).parent.parent / "images" / "loss.png"
-SEED, SHOWN = 10_000_003, 6
+IMAGES = Path(__file__).parent.parent / "images"
+SHOWN = 6
 
 
-def main() -> None:
-    scene = draw_scene(SEED)
+@dataclass
+class Matched:
+    """A scene, what the bundled model says of it, and who was matched with whom."""
+
+    scene: Scene
+    masks: Tensor  # [N, H, W]
+    labels: Tensor  # [N]
+    small: Tensor  # [Q, h, w] mask logits
+    logits: Tensor  # [Q, H, W]
+    probs: Tensor  # [Q, C + 1]
+    query_of: dict[int, int]
+
+    def tinted(self, target: int) -> np.ndarray:
+        """The picture, pale but for the target."""
+        color = np.array(CLASSES[int(self.labels[target])].color) / 255
+        tinted, inside = self.scene.image / 255 * 0.45 + 0.55, self.masks[target].numpy()
+        tinted[inside] = self.scene.image[inside] / 255 * 0.45 + color * 0.55
+        return tinted
+
+    def charges(self, target: int) -> str:
+        """What the query of a target is charged."""
+        query, label = self.query_of[target], int(self.labels[target])
+        mask, logit = self.masks[target].flatten()[None], self.logits[query].flatten()[None]
+        share = self.probs[query, label]
+        return (
+            f"class: {share:.0%} {CLASSES[label].name}\ncross entropy {-float(share.log()):.2f}\n"
+            f"focal {float(sigmoid_focal_loss(logit, mask)):.4f}\ndice {float(dice_loss(logit, mask)):.2f}"
+        )
+
+    def costs(self) -> Tensor:
+        """[Q, N]: what the matching minimises, at the size of the predictions."""
+        size = self.small.shape[-2:]
+        near = torch.nn.functional.interpolate(self.masks[None].float(), size=size)[0].flatten(1)
+        masks = self.small.flatten(1)
+        return 20 * pairwise_focal_cost(masks, near) + pairwise_dice_cost(masks, near) - self.probs[:, self.labels]
+
+
+def matched(seed: int) -> Matched:
+    scene = draw_scene(seed)
     processor = MaskFormerImageProcessor.from_pretrained(resolve_checkpoint("scenes"))
     model = load_model("scenes").float().eval()
     masks = torch.from_numpy(np.stack([scene.segmentation == segment["id"] for segment in scene.segments]))
@@ -33,36 +74,70 @@ def main() -> None:
         output.masks_queries_logits, size=masks.shape[-2:], mode="bilinear", align_corners=False
     )[0]
     probs = output.class_queries_logits[0].softmax(-1)
-    order = masks.flatten(1).sum(1).argsort(descending=True)
-    shown = order[torch.linspace(0, len(order) - 1, SHOWN).round().long()].tolist()  # from large to small
-    query_of = dict(zip(targets.tolist(), queries.tolist(), strict=True))
+    pairs = dict(zip(targets.tolist(), queries.tolist(), strict=True))
+    return Matched(scene, masks, labels, output.masks_queries_logits[0], logits, probs, pairs)
+
+
+def draw_charges(found: Matched) -> None:
+    """loss.png: targets from large to small, their queries, and what these are charged."""
+    order = found.masks.flatten(1).sum(1).argsort(descending=True)
+    shown = order[torch.linspace(0, len(order) - 1, SHOWN).round().long()].tolist()
     figure, axes = plt.subplots(
         3, SHOWN, figsize=(2.05 * SHOWN, 4.7), layout="constrained", facecolor="white", height_ratios=(1, 1, 0.62)
     )
     for column, target in enumerate(shown):
-        query, label = query_of[target], int(labels[target])
-        mask, logit = masks[target].flatten()[None], logits[query].flatten()[None]
-        focal, dice = float(sigmoid_focal_loss(logit, mask)), float(dice_loss(logit, mask))
-        color = np.array(CLASSES[label].color) / 255
-        tinted = scene.image / 255 * 0.45 + 0.55
-        tinted[masks[target].numpy()] = scene.image[masks[target].numpy()] / 255 * 0.45 + color * 0.55
-        axes[0, column].imshow(tinted)
-        axes[0, column].set_title(f"target: {CLASSES[label].name}", fontsize=11)
-        axes[1, column].imshow(logits[query].sigmoid(), cmap="gray", vmin=0, vmax=1)
-        axes[1, column].set_title(f"query {query}", fontsize=11)
-        best = probs[query]
-        lines = (
-            f"class: {best[label]:.0%} {CLASSES[label].name}",
-            f"cross entropy {-float(best[label].log()):.2f}",
-            f"focal {focal:.4f}",
-            f"dice {dice:.2f}",
-        )
-        axes[2, column].text(0.5, 0.98, "\n".join(lines), ha="center", va="top", fontsize=10.5, linespacing=1.6)
+        axes[0, column].imshow(found.tinted(target))
+        axes[0, column].set_title(f"target: {CLASSES[int(found.labels[target])].name}", fontsize=11)
+        draw_query(axes[1:, column], found, found.query_of[target], found.charges(target))
+    finish(figure, "loss.png")
+
+
+def draw_query(axes: np.ndarray, found: Matched, query: int, charges: str) -> None:
+    axes[0].imshow(found.logits[query].sigmoid(), cmap="gray", vmin=0, vmax=1)
+    axes[0].set_title(f"query {query}", fontsize=11)
+    axes[1].text(0.5, 0.98, charges, ha="center", va="top", fontsize=10.5, linespacing=1.6)
+
+
+def draw_matching(found: Matched) -> None:
+    """loss-matching.png: the costs of all pairs, the cheapest assignment, and the three fates of a query."""
+    figure = plt.figure(figsize=(12.3, 5.6), layout="constrained", facecolor="white")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.25))
+    axis, costs = left.subplots(), found.costs()
+    picture = axis.imshow(costs, cmap="viridis_r", aspect="auto", norm=PowerNorm(0.4, vmin=-1.0))
+    for target, query in found.query_of.items():
+        axis.add_patch(Rectangle((target - 0.5, query - 0.5), 1, 1, fill=False, edgecolor="#e4572e", linewidth=2))
+    names = [CLASSES[int(label)].name for label in found.labels]
+    axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=9)
+    axis.set_ylabel("query", fontsize=10)
+    axis.set_title("cost of each query for each target; boxed: the assignment", fontsize=10.5)
+    left.colorbar(picture, ax=axis, shrink=0.6)
+    dice = {t: float(dice_loss(found.logits[q].flatten()[None], found.masks[t].flatten()[None]))
+            for t, q in found.query_of.items()}  # fmt: skip
+    free = [query for query in range(len(found.probs)) if query not in found.query_of.values()]
+    query = max(free, key=lambda each: float(found.logits[each].sigmoid().mean()))  # the one that claims the most
+    fates = [("a good answer", min(dice, key=dice.get)), ("a poor answer", max(dice, key=dice.get))]
+    axes = right.subplots(3, 3, height_ratios=(1, 1, 0.62))
+    for column, (title, target) in enumerate(fates):
+        axes[0, column].imshow(found.tinted(target))
+        axes[0, column].set_title(f"{title}: {names[target]}", fontsize=11)
+        draw_query(axes[1:, column], found, found.query_of[target], found.charges(target))
+    nothing = found.probs[query, -1]
+    axes[0, 2].imshow(found.scene.image / 255 * 0.45 + 0.55)
+    axes[0, 2].set_title("no target", fontsize=11)
+    said = f'class: {nothing:.0%} "no object"\ncross entropy 0.1 x {-float(nothing.log()):.2f}\nits mask is free'
+    draw_query(axes[1:, 2], found, query, said)
     for axis in axes.flat:
         axis.set_axis_off()
+    figure.savefig(IMAGES / "loss-matching.png", dpi=110)
+
+
+def finish(figure: plt.Figure, name: str) -> None:
+    for axis in figure.axes:
+        axis.set_axis_off()
     figure.get_layout_engine().set(h_pad=0.02, hspace=0.0)
-    figure.savefig(OUT, dpi=110)
+    figure.savefig(IMAGES / name, dpi=110)
 
 
 if __name__ == "__main__":
-    main()
+    draw_charges(matched(10_000_003))
+    draw_matching(matched(10_000_027))
