@@ -65,6 +65,12 @@ def test_errors_carry_the_section_in_a_note(section: str, tmp_path: Path) -> Non
     assert section_of(caught.value) == f"docs/{section}"
 
 
+def test_a_refusal_that_passes_several_public_functions_carries_one_note(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no readable checkpoint") as caught:
+        Segmenter.from_pretrained(tmp_path)
+    assert caught.value.__notes__ == ["Explained in docs/messages.md#checkpoints"]
+
+
 def test_the_command_line_says_it_in_the_same_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", str(tmp_path)]) == 1
     said = capsys.readouterr().err

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from transformers.image_transforms import rgb_to_id
 
 from maskformer.configuration import MaskFormerConfig, PerPixelBaselineConfig
 from maskformer.evaluation.panoptic_quality import PanopticQuality
@@ -22,7 +23,6 @@ from maskformer.modeling.per_pixel import PerPixelBaseline
 from maskformer.processing.image_processor import MaskFormerImageProcessor
 from maskformer.processing.masks import encode_run_lengths
 from maskformer.results import segments_of_runs
-from maskformer.visualization import rgb2id
 
 LABELS = {0: "ball", 1: "box", 2: "sky"}
 SKY = (0, 0, 255)
@@ -318,6 +318,10 @@ def test_errors_are_sentences(tmp_path) -> None:
         segmenter().stream([], "semantic", threshold=0.3)
     with pytest.raises(ValueError, match="label_ids_to_fuse has no meaning for task 'instance'"):
         segmenter().predict([], "instance", label_ids_to_fuse={1})
+    for name in ("threshold", "mask_threshold", "overlap_mask_area_threshold"):
+        for share in (-0.1, 1.1, float("nan")):
+            with pytest.raises(ValueError, match=f"^{name} is {share}, expected a share from 0 to 1"):
+                segmenter().predict([], **{name: share})  # pyright: ignore
     with pytest.raises(TypeError, match="treshold"):
         segmenter().predict([], treshold=0.3)  # pyright: ignore
     with pytest.raises(ValueError, match="batch_size is 0"):
@@ -452,7 +456,7 @@ def test_instances_touching_every_edge_have_right_boxes() -> None:
 def test_panoptic_format() -> None:
     (result,) = segmenter().predict(picture())
     png, annotation = result.to_panoptic(139, {0: 1, 1: 2, 2: 200})
-    assert (rgb2id(np.asarray(png)) == result.segmentation).all()
+    assert (rgb_to_id(np.asarray(png)) == result.segmentation).all()
     assert (annotation["image_id"], annotation["file_name"]) == (139, "139.png")
     assert [entry["category_id"] for entry in annotation["segments_info"]] == [1, 2, 200]
     assert annotation["segments_info"][0] == {
@@ -488,7 +492,7 @@ def test_saved_files(tmp_path) -> None:
             assert stored.mode == expected
             values = np.asarray(stored)
         if task == "panoptic":
-            values = rgb2id(values)
+            values = rgb_to_id(values)
         assert (np.where(values == 65535, -1, values.astype(int)) == result.segmentation).all()
         segments = json.loads(paths[2].read_text())["segments"]
         assert ("segmentation" in segments[0]) == (task == "instance")

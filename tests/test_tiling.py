@@ -9,13 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers.image_transforms import rgb_to_id
 
 from maskformer.data.scenes import LABELS, STUFF_IDS, draw_scene
 from maskformer.evaluation.panoptic_quality import PanopticQuality
 from maskformer.processing.masks import encode_run_lengths
 from maskformer.results import Segmentation, map_of_runs, segments_of_map, segments_of_runs
 from maskformer.tiling import TiledSegmenter, tiles
-from maskformer.visualization import id2rgb, rgb2id
+from maskformer.visualization import id2rgb
 
 
 class Reader:
@@ -30,7 +31,7 @@ class Reader:
 
     def stream(self, images: Iterable, task: str, *, batch_size: int = 4, **options) -> Iterator[Segmentation]:
         for image in images:
-            values = rgb2id(image.permute(1, 2, 0).numpy())
+            values = rgb_to_id(image.permute(1, 2, 0).numpy())
             self.largest = max(self.largest, values.shape)
             found = [int(value) for value in np.unique(values)]
             # The later the tile, the higher the score: the best one of all tiles must win.
@@ -140,6 +141,51 @@ def test_two_things_that_touch_at_a_seam_stay_two() -> None:
     values[10:40, 20:68], values[10:40, 72:120] = 601, 602  # the overlap is 60 to 80, each is seen in a part of it
     result = TiledSegmenter(Reader(), 80, 20).predict([id2rgb(values)], "panoptic")[0]
     assert sorted(segment.area for segment in result.segments if segment.label_id == 6) == [1440, 1440]
+
+
+def test_segments_of_different_classes_are_not_joined() -> None:
+    class Undecided(Reader):
+        """Sees a house in the left tile and a tree in the right one."""
+
+        def stream(self, images: Iterable, task: str, **options) -> Iterator[Segmentation]:
+            for number, image in enumerate(images):
+                ids = np.ones(image.shape[1:], np.int32)
+                infos = [{"id": 1, "label_id": 6 + number, "score": 0.9}]
+                yield Segmentation(task, ids, segments_of_map(ids, infos, LABELS, None), ids.shape, LABELS, image)
+
+    result = TiledSegmenter(Undecided(), 8, 4).predict([np.zeros((8, 12, 3), np.uint8)], "panoptic")[0]
+    assert [(each.label_id, each.area) for each in result.segments] == [(6, 48), (7, 48)]
+
+
+def test_joined_segments_have_the_best_score_of_their_parts() -> None:
+    class Tired(Reader):
+        """Sees one house in every tile, and is less sure of it each time."""
+
+        def stream(self, images: Iterable, task: str, **options) -> Iterator[Segmentation]:
+            for number, image in enumerate(images):
+                ids = np.ones(image.shape[1:], np.int32)
+                infos = [{"id": 1, "label_id": 6, "score": 0.9 - 0.1 * number}]
+                yield Segmentation(task, ids, segments_of_map(ids, infos, LABELS, None), ids.shape, LABELS, image)
+
+    (house,) = TiledSegmenter(Tired(), 8, 4).predict([np.zeros((8, 16, 3), np.uint8)], "panoptic")[0].segments
+    assert (house.area, house.score) == (128, 0.9)
+
+
+def test_a_thing_inside_a_larger_one_of_the_other_tile_is_not_part_of_it() -> None:
+    class Divided(Reader):
+        """Sees all of the left tile as one house, and in the right one a window of four pixels as another."""
+
+        def stream(self, images: Iterable, task: str, **options) -> Iterator[Segmentation]:
+            for number, image in enumerate(images):
+                ids = np.ones(image.shape[1:], np.int32)
+                if number == 1:
+                    ids[:] = 2  # sky
+                    ids[3:5, 1:3] = 1
+                infos = [{"id": 1, "label_id": 6, "score": 0.9}, {"id": 2, "label_id": 0, "score": 0.9}]
+                yield Segmentation(task, ids, segments_of_map(ids, infos, LABELS, None), ids.shape, LABELS, image)
+
+    result = TiledSegmenter(Divided(), 8, 4).predict([np.zeros((8, 12, 3), np.uint8)], "panoptic")[0]
+    assert [(each.label_id, each.area) for each in result.segments] == [(6, 48), (6, 2), (0, 46)]
 
 
 def test_an_eighth_is_shared_by_default() -> None:

@@ -22,17 +22,13 @@ _OUR_MODEL_TYPES = (EXTENDED_MODEL_TYPE, PER_PIXEL_MODEL_TYPE)
 
 BACKBONE_STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
-# The Swin-B backbone pre-trained at 384 pixels: the default of the published configuration class.
-_DEFAULT_BACKBONE: dict[str, Any] = {
-    "model_type": "swin",
-    "depths": [2, 2, 18, 2],
-    "drop_path_rate": 0.3,
-    "image_size": 384,
-    "embed_dim": 128,
-    "num_heads": [4, 8, 16, 32],
-    "window_size": 12,
-    "out_features": BACKBONE_STAGES,
+_SWIN_SIZES: dict[str, dict[str, Any]] = {
+    "Swin-T": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7},
+    "Swin-S": {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24], "window_size": 7},
+    "Swin-B": {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 12},
+    "Swin-L": {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 12},
 }
+_RESNET_DEPTHS = {"R50": [3, 4, 6, 3], "R101": [3, 4, 23, 3]}
 
 # Fields this package adds, with the value that means what transformers means.
 _ADDITIONS: dict[str, Any] = {
@@ -106,7 +102,8 @@ class MaskFormerConfig(PreTrainedConfig):
         self.no_object_weight = no_object_weight
         # Loss on every decoder layer. In the file it is called `deep_supervision`, see `to_dict`.
         self.use_auxiliary_loss = bool(use_auxiliary_loss or deep_supervision)
-        self.backbone_config = _nested_config(backbone_config, _DEFAULT_BACKBONE)
+        # The default is Swin-B pre-trained at 384 pixels, as in transformers.
+        self.backbone_config = _nested_config(backbone_config, _zoo_backbone("Swin-B", 0.3))
         self.decoder_config = _nested_config(decoder_config, {"model_type": "detr"})
         # Standard deviation of the normal initialisation, and gain of the Xavier initialisation.
         self.init_std = init_std
@@ -134,23 +131,18 @@ class MaskFormerConfig(PreTrainedConfig):
         # Classes that are "stuff": their segments are fused by the panoptic post-processing.
         self.stuff_class_ids = None if stuff_class_ids is None else [int(label) for label in stuff_class_ids]
 
-        self._check_decoder()
-        # Derived, under the names generic tools of transformers look for; never read from a file.
-        kwargs.pop("num_attention_heads", None)
-        kwargs.pop("num_hidden_layers", None)
-        self.num_attention_heads = self.decoder_config.encoder_attention_heads
-        self.num_hidden_layers = self.decoder_config.encoder_layers
         super().__init__(**kwargs)
         self._check()
+        # Derived, under the names generic tools of transformers look for; what a file says of them does not count.
+        self.num_attention_heads = self.decoder_config.encoder_attention_heads
+        self.num_hidden_layers = self.decoder_config.encoder_layers
 
-    def _check_decoder(self) -> None:
+    def _check(self) -> None:
         if self.decoder_config.model_type not in self.decoders_supported:
             raise ValueError(
                 f"decoder_config is of model type {self.decoder_config.model_type!r}, expected 'detr': "
                 "pass a DetrConfig or a dict with model_type='detr'"
             )
-
-    def _check(self) -> None:
         if self.backbone_norm not in ("batch", "frozen"):
             raise ValueError(f"backbone_norm is {self.backbone_norm!r}, expected 'batch' or 'frozen'")
         if self.backbone_stem not in ("basic", "deeplab"):
@@ -175,10 +167,12 @@ class MaskFormerConfig(PreTrainedConfig):
         return (
             self.pixel_decoder_encoder_layers > 0
             or self.backbone_stem != "basic"
-            or (self.enforce_input_projection and self._lowest_width() == self.decoder_config.d_model)
+            or (self.enforce_input_projection and self.lowest_width == self.decoder_config.d_model)
         )
 
-    def _lowest_width(self) -> int | None:
+    @property
+    def lowest_width(self) -> int | None:
+        """Channels of the backbone's lowest map; None if its configuration does not say."""
         widths = getattr(self.backbone_config, "hidden_sizes", None)
         return widths[-1] if widths else getattr(self.backbone_config, "hidden_size", None)
 
@@ -212,9 +206,6 @@ class MaskFormerConfig(PreTrainedConfig):
         config, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config.get("model_type") in _OUR_MODEL_TYPES:
             config["model_type"] = cls.model_type
-        decoder = config.get("decoder_config")
-        if isinstance(decoder, dict) and decoder.get("model_type") in _OUR_MODEL_TYPES:
-            decoder["model_type"] = "detr"
         return config, rest
 
     def to_dict(self) -> dict[str, Any]:
@@ -224,9 +215,7 @@ class MaskFormerConfig(PreTrainedConfig):
         transformers raise, even at inference.
         """
         output = super().to_dict()
-        for field, default in _ADDITIONS.items():
-            if output.get(field) == default:
-                output.pop(field, None)
+        output = {name: value for name, value in output.items() if name not in _ADDITIONS or value != _ADDITIONS[name]}
         if output.pop("use_auxiliary_loss", False):
             output["deep_supervision"] = True
         output["use_auxiliary_loss"] = False
@@ -275,23 +264,11 @@ def _nested_config(given: dict[str, Any] | PreTrainedConfig | None, default: dic
         ) from error
 
 
-_SWIN_SIZES: dict[str, dict[str, Any]] = {
-    "Swin-T": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7},
-    "Swin-S": {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24], "window_size": 7},
-    "Swin-B": {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 12},
-    "Swin-L": {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 12},
-}
-_RESNET_DEPTHS = {"R50": [3, 4, 6, 3], "R101": [3, 4, 23, 3]}
-
-
-def _zoo_backbone(entry: dict[str, Any]) -> dict[str, Any]:
-    name = entry["backbone"].split(" ")[0]
+def _zoo_backbone(name: str, drop_path: float | None) -> dict[str, Any]:
     if name in _SWIN_SIZES:
-        image_size = 384 if _SWIN_SIZES[name]["window_size"] == 12 else 224
-        drop_path = entry["drop_path"]
         return {
             "model_type": "swin",
-            "image_size": image_size,
+            "image_size": 384 if _SWIN_SIZES[name]["window_size"] == 12 else 224,
             "drop_path_rate": drop_path,
             "out_features": BACKBONE_STAGES,
             **_SWIN_SIZES[name],
@@ -305,10 +282,9 @@ def _zoo_backbone(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _zoo_config(entry: dict[str, Any], overrides: dict[str, Any]) -> MaskFormerConfig:
-    dropout = entry["dropout"]
-    is_resnet = entry["backbone"].startswith("R")
+    backbone, dropout = entry["backbone"].split(" ")[0], entry["dropout"]
     fields: dict[str, Any] = {
-        "backbone_config": _zoo_backbone(entry),
+        "backbone_config": _zoo_backbone(backbone, entry["drop_path"]),
         "decoder_config": {
             "model_type": "detr",
             "num_queries": entry["queries"],
@@ -322,11 +298,10 @@ def _zoo_config(entry: dict[str, Any], overrides: dict[str, Any]) -> MaskFormerC
         "no_object_weight": entry["no_object_weight"],
         "deep_supervision": entry["deep_supervision"],
         "enforce_input_projection": entry["enforce_input_projection"],
-        "backbone_norm": "frozen" if is_resnet else "batch",
-        "backbone_stem": "deeplab" if is_resnet and "c" in entry["backbone"].split(" ")[0] else "basic",
+        "backbone_norm": "frozen" if backbone.startswith("R") else "batch",
+        "backbone_stem": "deeplab" if backbone.endswith("c") else "basic",
+        "pixel_decoder_encoder_layers": entry["encoder_layers"] if "Transformer" in entry["pixel_decoder"] else 0,
     }
-    if entry["pixel_decoder"] == "TransformerEncoderPixelDecoder":
-        fields["pixel_decoder_encoder_layers"] = entry["encoder_layers"]
     classes = {
         "MaskFormer": (MaskFormerConfig, "MaskFormerForInstanceSegmentation"),
         "PerPixelBaseline": (PerPixelBaselineConfig, "PerPixelBaseline"),

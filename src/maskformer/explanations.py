@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import traceback
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -42,11 +43,9 @@ SECTIONS = {
 
 def section_of(error: BaseException) -> str | None:
     """Where the error's reason is explained, as a path from the root of the project; None if it is not ours."""
-    trace, found = error.__traceback__, None
-    while trace is not None:
-        name = trace.tb_frame.f_globals.get("__name__", "")
-        found = name if name.startswith("maskformer.") and name not in (__name__, "maskformer.cli") else found
-        trace = trace.tb_next
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [name for name in modules if name.startswith("maskformer.") and name not in (__name__, "maskformer.cli")]
+    found = ours[-1] if ours else ""
     while found:
         if found in SECTIONS:
             return f"docs/{SECTIONS[found]}"

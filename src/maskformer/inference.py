@@ -7,6 +7,7 @@ B batch, Q queries, C classes, H W picture as given, h w stride-4 map.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from maskformer.explanations import explained
 from maskformer.processing.image_processor import MaskFormerImageProcessor
 from maskformer.processing.loading import read_image
 from maskformer.processing.postprocessing import InferenceProtocol
+from maskformer.processing.preprocessing import image_size
 from maskformer.results import TASKS, Segment, Segmentation, Task, map_of_runs, segments_of_map, segments_of_runs
 
 __all__ = ["PostProcessing", "Segment", "Segmentation", "Segmenter", "Task"]
@@ -225,29 +227,12 @@ class Segmenter:
     def _stream(
         self, images: Iterable[Any], task: Task, options: dict[str, Any], batch_size: int
     ) -> Iterator[Segmentation]:
-        waiting: dict[tuple[int, ...], list[_Prepared]] = {}
         finished: dict[int, Segmentation] = {}
         due = 0
-
-        def finish(group: list[_Prepared]) -> None:
-            del waiting[tuple(group[0].pixel_values.shape)]
-            results = self._segment(group, task, options)
-            finished.update((item.index, result) for item, result in zip(group, results, strict=True))
-
-        for index, image in enumerate(images):
-            item = self._prepare(index, image)
-            group = waiting.setdefault(tuple(item.pixel_values.shape), [])
-            group.append(item)
-            if len(group) == batch_size:
-                finish(group)
-            # Everything after a picture that waits for its like has to be held, finished or not: an odd one must go.
-            if due not in finished and index - due + 1 >= _BATCHES_AHEAD * batch_size:
-                finish(next(iter(waiting.values())))  # groups stand in the order of their oldest picture
-            while due in finished:
-                yield finished.pop(due)
-                due += 1
-        for group in list(waiting.values()):
-            finish(group)
+        for group in _groups(itertools.starmap(self._prepare, enumerate(images)), batch_size):
+            numbers = [item.index for item in group]
+            finished |= zip(numbers, self._segment(group, task, options), strict=True)
+            del group  # not beside the next one
             while due in finished:
                 yield finished.pop(due)
                 due += 1
@@ -256,8 +241,7 @@ class Segmenter:
         picture = read_image(image, self.num_channels, None, f"image {index}")
         # Alone, so that it is padded by its own rule and not to its neighbours' size.
         inputs = self.image_processor(picture, return_tensors="pt", input_data_format="channels_first")
-        size = (int(picture.shape[-2]), int(picture.shape[-1]))
-        return _Prepared(index, image, size, inputs["pixel_values"][0], inputs["pixel_mask"][0])
+        return _Prepared(index, image, image_size(picture), inputs["pixel_values"][0], inputs["pixel_mask"][0])
 
     @torch.inference_mode()
     def _segment(self, group: list[_Prepared], task: Task, options: dict[str, Any]) -> list[Segmentation]:
@@ -290,8 +274,7 @@ class Segmenter:
             scores = outputs.class_queries_logits.softmax(-1)[..., :-1].amax(1)  # [B, C]
         for class_map, class_scores in zip(maps, scores.tolist(), strict=True):
             segmentation = class_map.to(torch.int32).cpu().numpy()
-            present = np.flatnonzero(np.bincount(segmentation.ravel())).tolist()
-            infos = [{"id": label, "label_id": label, "score": round(class_scores[label], 6)} for label in present]
+            infos = [{"id": n, "label_id": n, "score": round(score, 6)} for n, score in enumerate(class_scores)]
             yield segmentation, segments_of_map(segmentation, infos, self.labels, self.stuff_ids)
 
     def _panoptic(
@@ -332,16 +315,31 @@ class Segmenter:
 
 def _checked_options(task: Task, post_processing: Mapping[str, Any]) -> dict[str, Any]:
     """The options that say something, after a check that the task has a use for each."""
+    known = PostProcessing.__annotations__
+    if unknown := [name for name in post_processing if name not in known]:
+        raise TypeError(f"unknown option {unknown[0]!r}, expected some of {', '.join(known)}")
     given = {name: value for name, value in post_processing.items() if value is not None}
-    for name in post_processing:
-        if name not in PostProcessing.__annotations__:
-            raise TypeError(f"unknown option {name!r}, expected some of {', '.join(PostProcessing.__annotations__)}")
-    for name in given:
+    for name, value in given.items():
         if name not in _OPTIONS[task]:
             raise ValueError(f"{name} has no meaning for task {task!r}: leave it out")
-        if name.endswith("threshold") and not 0 <= given[name] <= 1:
-            raise ValueError(f"{name} is {given[name]}, expected a share from 0 to 1")
+        if name.endswith("threshold") and not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}, expected a share from 0 to 1")
     return given
+
+
+def _groups(pictures: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepared]]:
+    """The pictures in lists of one size, at most `batch_size` each."""
+    waiting: dict[tuple[int, ...], list[_Prepared]] = {}  # by size, in the order of their oldest picture
+    for picture in pictures:
+        size = tuple(picture.pixel_values.shape)
+        waiting.setdefault(size, []).append(picture)
+        if len(waiting[size]) == batch_size:
+            yield waiting.pop(size)
+        # Everything after a picture that waits for its like has to be held, finished or not: an odd one must go.
+        oldest = next(iter(waiting), size)
+        if waiting and picture.index - waiting[oldest][0].index + 1 >= _BATCHES_AHEAD * batch_size:
+            yield waiting.pop(oldest)
+    yield from waiting.values()
 
 
 def _each(images: Any) -> Iterator[Any]:

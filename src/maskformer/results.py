@@ -23,7 +23,7 @@ from torch import Tensor
 
 from maskformer.processing.loading import read_image
 from maskformer.processing.masks import RunLengths, decode_run_lengths, encode_run_lengths
-from maskformer.visualization import overlay, panoptic_png
+from maskformer.visualization import id2rgb, overlay
 
 Task: TypeAlias = Literal["semantic", "instance", "panoptic"]
 TASKS: tuple[Task, ...] = ("semantic", "instance", "panoptic")
@@ -82,8 +82,7 @@ class Segment:
             ImportError: `compressed` without pycocotools.
         """
         runs = self.pixels if isinstance(self.pixels, dict) else encode_run_lengths(torch.from_numpy(self.mask))
-        plain = {"size": list(runs["size"]), "counts": list(runs["counts"])}
-        return _compressed(plain) if compressed else plain
+        return compressed_runs(runs) if compressed else {"size": list(runs["size"]), "counts": list(runs["counts"])}
 
     def to_dict(self, rle: bool = False) -> dict[str, Any]:
         """The fields as JSON has them; with `rle`, the run lengths as `segmentation`."""
@@ -199,7 +198,7 @@ class Segmentation:
             for segment in self.segments
         ]
         annotation = {"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": entries}
-        return panoptic_png(self.segmentation), annotation
+        return self.to_png(), annotation
 
     def to_png(self) -> Image.Image:
         """The map as a picture without loss.
@@ -208,7 +207,7 @@ class Segmentation:
         bit above. Instance: 16-bit grey values = ids, void = 65535.
         """
         if self.task == "panoptic":
-            return panoptic_png(self.segmentation)
+            return Image.fromarray(id2rgb(self.segmentation))
         if self.task == "instance":
             return Image.fromarray(np.where(self.segmentation < 0, _VOID_PIXEL, self.segmentation).astype(np.uint16))
         few = max(self.labels, default=0) < 256
@@ -298,6 +297,24 @@ def segments_of_runs(
     return segments
 
 
+def compressed_runs(runs: Mapping[str, Any]) -> dict[str, Any]:
+    """COCO run lengths with their counts as COCO's string; they may be so already, or bytes.
+
+    Raises:
+        ImportError: pycocotools is not installed.
+    """
+    counts, size = runs["counts"], list(runs["size"])
+    if isinstance(counts, list):
+        try:
+            from pycocotools import mask
+        except ImportError as error:
+            raise ImportError("compressed run lengths need pycocotools: pip install 'maskformer[eval]'") from error
+        plain: Any = {"size": size, "counts": counts}  # their types know the compressed form only
+        packed: Any = mask.frPyObjects(plain, *size)
+        counts = packed["counts"]
+    return {"size": size, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+
+
 def map_of_runs(runs: Sequence[RunLengths], size: tuple[int, int]) -> NDArray[np.int32]:
     """int32 [H, W]: at each pixel the number, from 0, of the first mask there, -1 where there is none."""
     height, width = size
@@ -344,13 +361,3 @@ def _displayed(picture: Tensor) -> NDArray[np.uint8]:
     if values.is_floating_point():
         values = (values * (255 if float(values.max()) <= 1 else 1)).round().clamp(0, 255).byte()
     return values.squeeze(-1).numpy()  # [H, W] if grey
-
-
-def _compressed(plain: dict[str, Any]) -> dict[str, Any]:
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise ImportError("compressed run lengths need pycocotools: pip install 'maskformer[eval]'") from error
-    uncompressed: Any = plain  # their types know the compressed form only
-    packed: Any = mask.frPyObjects(uncompressed, *plain["size"])
-    return {"size": plain["size"], "counts": packed["counts"].decode("ascii")}

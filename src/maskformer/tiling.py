@@ -22,15 +22,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from maskformer.processing.loading import read_image
 from maskformer.processing.masks import encode_run_lengths
+from maskformer.processing.preprocessing import image_size
 from maskformer.results import Segment, Segmentation, map_of_runs, segments_of_map, segments_of_runs
 
 _ROWS_AT_ONCE = 256
@@ -108,7 +111,7 @@ class TiledSegmenter:
         """As `Segmenter.stream`; `batch_size` counts tiles."""
         for number, image in enumerate(images):
             picture = read_image(image, self.segmenter.num_channels, None, f"image {number}")
-            places = tiles((int(picture.shape[-2]), int(picture.shape[-1])), self.tile, self.overlap)
+            places = tiles(image_size(picture), self.tile, self.overlap)
             crops = (place.of(picture) for place in places)
             results = self.segmenter.stream(crops, task, batch_size=batch_size, **options)
             if len(places) == 1:
@@ -120,7 +123,7 @@ class TiledSegmenter:
         self, image: Any, places: list[Tile], results: Iterator[Segmentation], fused: Collection[int] | None
     ) -> Segmentation:
         stuff: frozenset[int] | None = self.segmenter.stuff_ids
-        join = _Join(places)
+        join = _Join((places[-1].bottom, places[-1].right))
         task: Any = None
         for place, result in zip(places, results, strict=True):
             task = result.task
@@ -135,78 +138,72 @@ class TiledSegmenter:
         return Segmentation(task, segmentation, segments, join.size, labels, image)
 
 
+class _Seen(NamedTuple):
+    """A tile, its result, and the number of its first segment; the others follow."""
+
+    place: Tile
+    result: Segmentation
+    first: int
+
+    def masks(self, shared: Tile) -> Tensor:
+        """float [N, P]: its segments inside an overlap."""
+        if self.result.task == "instance":
+            masks = [shared.of(each.mask, self.place.top, self.place.left) for each in self.result.segments]
+        else:
+            part = shared.of(self.result.segmentation, self.place.top, self.place.left)
+            masks = [part == each.id for each in self.result.segments]
+        pixels = (shared.bottom - shared.top) * (shared.right - shared.left)
+        return torch.from_numpy(np.array(masks, np.float32).reshape(-1, pixels))  # [N, P]
+
+
 class _Join:
     """The picture's map as it grows tile by tile, and the segments of all tiles, numbered from 0, with their parts."""
 
-    def __init__(self, places: list[Tile]) -> None:
-        self.grid = {(place.row, place.column): place for place in places}
-        self.size = places[-1].bottom, places[-1].right
-        self.canvas: NDArray[np.int32] = np.zeros(self.size, np.int32)  # semantic: label ids; else number + 1
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self.canvas: NDArray[np.int32] = np.zeros(size, np.int32)  # semantic: label ids; else number + 1
         self.found: list[tuple[Tile, Segment]] = []
-        self.parent: list[int] = []
-        self.numbered: dict[tuple[int, int], dict[int, int]] = {}  # of the tiles that have neighbours to come
-        self.results: dict[tuple[int, int], Segmentation] = {}
+        self.same: list[tuple[int, int]] = []  # segments that are one, by their numbers
+        self.seen: dict[tuple[int, int], _Seen] = {}  # by row and column: the tiles that have neighbours to come
 
     def add(self, place: Tile, result: Segmentation) -> None:
         """Take the next tile; they come row by row."""
-        first = len(self.found)
-        here = (place.row, place.column)
+        here = _Seen(place, result, len(self.found))
         self.found += [(place, segment if result.task == "instance" else _lean(segment)) for segment in result.segments]
-        self.parent += range(first, len(self.found))
-        self.numbered[here] = {segment.id: number for number, segment in enumerate(result.segments, start=first)}
-        self.results[here] = result
-        above, before = (place.row - 1, place.column), (place.row, place.column - 1)
-        if result.task != "semantic":
-            for neighbour in (above, before):
-                if neighbour in self.results:
-                    self._match(here, neighbour)
+        above = self.seen.pop((place.row - 1, place.column), None)
+        before = self.seen.get((place.row, place.column - 1))
+        for neighbour in (above, before):
+            if neighbour and result.task != "semantic":
+                self._match(here, neighbour)
         if result.task != "instance":
-            self._paint(place, result)
-        self.results.pop((place.row - 1, place.column - 1), None)
+            top = (place.top + above.place.bottom) // 2 if above else place.top
+            left = (place.left + before.place.right) // 2 if before else place.left
+            self._paint(here, replace(place, top=top, left=left))
+        self.seen[place.row, place.column] = here
 
-    def _match(self, new: tuple[int, int], old: tuple[int, int]) -> None:
-        """Unite the segments of one class that agree inside the overlap of two tiles."""
-        shared = self.grid[new].common(self.grid[old])
-        (ours, ids), (theirs, others) = (self._masks(place, shared) for place in (new, old))
+    def _match(self, new: _Seen, old: _Seen) -> None:
+        """Note the segments of one class that agree inside the overlap of two tiles."""
+        shared = new.place.common(old.place)
+        ours, theirs = new.masks(shared), old.masks(shared)
         both = ours @ theirs.T  # [N, M]
         union = ours.sum(1)[:, None] + theirs.sum(1)[None] - both
         for row, column in (2 * both > union).nonzero().tolist():
-            one, other = self.numbered[new][ids[row]], self.numbered[old][others[column]]
-            if self.found[one][1].label_id == self.found[other][1].label_id:
-                self._unite(one, other)
+            if new.result.segments[row].label_id == old.result.segments[column].label_id:
+                self.same.append((new.first + row, old.first + column))
 
-    def _masks(self, where: tuple[int, int], shared: Tile) -> tuple[Tensor, list[int]]:
-        """float [N, P]: the segments of a tile inside an overlap, and their ids."""
-        place, result = self.grid[where], self.results[where]
-        if result.task == "instance":
-            masks = [shared.of(segment.mask, place.top, place.left) for segment in result.segments]
-        else:
-            part = shared.of(result.segmentation, place.top, place.left)
-            masks = [part == segment.id for segment in result.segments]
-        pixels = (shared.bottom - shared.top) * (shared.right - shared.left)
-        stacked = np.stack(masks).reshape(-1, pixels) if masks else np.zeros((0, pixels), np.bool_)  # [N, P]
-        return torch.from_numpy(stacked).float(), [segment.id for segment in result.segments]
+    def _united(self) -> list[int]:
+        """Of each segment, the number of the one that it is a part of."""
+        ones, others = np.array(self.same, np.intp).reshape(-1, 2).T
+        links = coo_array((np.ones(len(ones)), (ones, others)), shape=(len(self.found),) * 2)
+        return connected_components(links, directed=False)[1].tolist()
 
-    def _root(self, number: int) -> int:
-        while self.parent[number] != number:
-            number = self.parent[number]
-        return number
-
-    def _unite(self, one: int, other: int) -> None:
-        first, second = sorted((self._root(one), self._root(other)))
-        self.parent[second] = first
-
-    def _paint(self, place: Tile, result: Segmentation) -> None:
+    def _paint(self, here: _Seen, inner: Tile) -> None:
         """Write the tile from its upper and left seams on; later tiles write over its other ends likewise."""
-        above, before = self.grid.get((place.row - 1, place.column)), self.grid.get((place.row, place.column - 1))
-        top = (place.top + above.bottom) // 2 if above else place.top
-        left = (place.left + before.right) // 2 if before else place.left
-        inner = replace(place, top=top, left=left)
-        part = inner.of(result.segmentation, place.top, place.left)
-        if result.task == "panoptic":
-            numbers = self.numbered[place.row, place.column]
-            table = np.zeros(max(numbers, default=0) + 1, np.int32)
-            table[list(numbers)] = [number + 1 for number in numbers.values()]
+        part = inner.of(here.result.segmentation, here.place.top, here.place.left)
+        if here.result.task == "panoptic":
+            ids = [segment.id for segment in here.result.segments]
+            table = np.zeros(max(ids, default=0) + 1, np.int32)
+            table[ids] = here.first + 1 + np.arange(len(ids))
             part = table[part]
         inner.of(self.canvas)[...] = part
 
@@ -222,13 +219,14 @@ class _Join:
         first: dict[int, int] = {}
         for number, (_, segment) in enumerate(self.found):
             if segment.label_id in fused:
-                self._unite(first.setdefault(segment.label_id, number), number)
+                self.same.append((first.setdefault(segment.label_id, number), number))
+        united = self._united()
         strips = [self.canvas[start : start + _ROWS_AT_ONCE] for start in range(0, self.size[0], _ROWS_AT_ONCE)]
         seen = np.sum([np.bincount(strip.ravel(), minlength=len(self.found) + 1) for strip in strips], axis=0)
         infos: dict[int, dict[str, Any]] = {}
         table = np.zeros(len(self.found) + 1, np.int32)
         for number in np.flatnonzero(seen[1:]).tolist():
-            info = infos.setdefault(self._root(number), {"id": len(infos) + 1, "score": 0.0})
+            info = infos.setdefault(united[number], {"id": len(infos) + 1, "score": 0.0})
             segment = self.found[number][1]
             info.update(label_id=segment.label_id, score=max(info["score"], segment.score))
             table[number + 1] = info["id"]
@@ -238,14 +236,12 @@ class _Join:
 
     def instances(self) -> tuple[list[Any], list[dict[str, Any]]]:
         """Run lengths [H, W] and infos of the instances, by falling score."""
-        groups: dict[int, list[int]] = {}
-        for number in range(len(self.found)):
-            groups.setdefault(self._root(number), []).append(number)
-        parts = [[self.found[number] for number in group] for group in groups.values()]
-        parts.sort(key=lambda group: -max(segment.score for _, segment in group))
+        groups: dict[int, list[tuple[Tile, Segment]]] = {}
+        for united, part in zip(self._united(), self.found, strict=True):
+            groups.setdefault(united, []).append(part)
         runs: list[Any] = []
         infos: list[dict[str, Any]] = []
-        for group in parts:
+        for group in sorted(groups.values(), key=lambda group: -max(segment.score for _, segment in group)):
             mask = np.zeros(self.size, np.bool_)
             for place, segment in group:
                 place.of(mask)[...] |= segment.mask

@@ -8,50 +8,37 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-Colors = NDArray[np.uint8]  # [S, 3]
-
-
-class Segment(Protocol):
-    """What `overlay` reads of a segment; dicts with these keys will do (of `segments_info`, say)."""
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def label_id(self) -> int: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def score(self) -> float | None: ...
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """One line of the legend; `share` is the segment's part of the picture, 0 to 1."""
 
-    id: int
     label_id: int
     label: str
     score: float | None
     share: float
-    color: tuple[int, int, int]
+    color: Color
 
 
 def overlay(
     image: Image.Image | ArrayLike,
     segmentation: ArrayLike,
-    segments: Sequence[Segment | Mapping[str, Any]] | None = None,
+    segments: Sequence[Any] | None = None,
     id2label: Mapping[int, str] | None = None,
     alpha: float = 0.5,
     legend: bool = True,
-    colors: Mapping[int, tuple[int, int, int]] | None = None,
+    colors: Mapping[int, Color] | None = None,
 ) -> Image.Image:
     """Draw the segments over the image, with a legend to its right (below pictures wider than 2 : 1).
 
@@ -86,8 +73,12 @@ def overlay(
         )
     if not 0 <= alpha <= 1:
         raise ValueError(f"overlay got alpha={alpha}, expected a share between 0 (image) and 1 (colours only).")
-    places, areas, known = _index(ids, segments)
-    entries = _entries(known, areas / ids.size, id2label or {}, colors)
+    if segments is None:
+        present = [int(value) for value in np.unique(ids) if value >= 0 and value != 255]
+        segments = [{"id": value, "label_id": value} for value in present]
+    places = _places(ids, np.array([_read(segment, "id") for segment in segments], np.int64))
+    shares = np.bincount(places.ravel(), minlength=len(segments) + 1)[1:] / ids.size
+    entries = _entries(segments, shares, id2label or {}, colors or {})
     table = np.array([(0, 0, 0), *(entry.color for entry in entries)], np.uint8)
     strength = np.where(places > 0, np.uint8(round(255 * alpha)), np.uint8(0))
     border = _border(places, thickness=max(1, round(min(ids.shape) / 500)))
@@ -99,7 +90,7 @@ def overlay(
     return _attach_legend(picture, shown) if legend and shown else picture
 
 
-def label_colors(num: int) -> Colors:
+def label_colors(num: int) -> NDArray[np.uint8]:
     """[num, 3] uint8: a colour per label id, the same for every `num`.
 
     Neighbouring ids lie far apart: hues step by the golden angle and lightness cycles through three levels, in OKLCh
@@ -143,19 +134,6 @@ def id2rgb(segmentation: ArrayLike) -> NDArray[np.uint8]:
     return np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)
 
 
-def rgb2id(colors: ArrayLike) -> NDArray[np.int32]:
-    """Colours [..., 3] of the COCO panoptic format as ids [...], the inverse of `id2rgb`."""
-    rgb = np.asarray(colors)
-    if rgb.shape[-1:] != (3,):
-        raise ValueError(f"rgb2id got an array of shape {rgb.shape}, expected [..., 3]; open the file as RGB.")
-    return (rgb.astype(np.int32) * (1, 256, 65536)).sum(axis=-1, dtype=np.int32)
-
-
-def panoptic_png(segmentation: ArrayLike) -> Image.Image:
-    """A panoptic map [H, W] as the RGB picture that the COCO panoptic format stores as PNG."""
-    return Image.fromarray(id2rgb(segmentation))
-
-
 def _open(image: Image.Image | ArrayLike) -> Image.Image:
     if isinstance(image, Image.Image):
         return image.convert("RGB")
@@ -165,45 +143,34 @@ def _open(image: Image.Image | ArrayLike) -> Image.Image:
     return Image.fromarray(pixels).convert("RGB")
 
 
-def _read(segment: Segment | Mapping[str, Any], name: str) -> Any:
+def _read(segment: Any, name: str) -> Any:
     return segment.get(name) if isinstance(segment, Mapping) else getattr(segment, name, None)
 
 
-def _index(
-    ids: NDArray[Any], segments: Sequence[Segment | Mapping[str, Any]] | None
-) -> tuple[NDArray[np.intp], NDArray[np.intp], Sequence[Segment | Mapping[str, Any]]]:
-    """For every pixel the place of its segment, from 1 (0: none); the areas [S]; and the segments."""
-    if segments is None:
-        present = [int(value) for value in np.unique(ids) if value >= 0 and value != 255]
-        segments = [{"id": value, "label_id": value} for value in present]
-    known = np.array([_read(segment, "id") for segment in segments], np.int64)
+def _places(ids: NDArray[Any], known: NDArray[np.int64]) -> NDArray[np.intp]:
+    """[H, W]: the place of each pixel's id among the `known`, from 1; 0 where it is none of them."""
     if not known.size:
-        return np.zeros(ids.shape, np.intp), np.zeros(0, np.intp), segments
+        return np.zeros(ids.shape, np.intp)
     order = np.argsort(known)
     slots = np.minimum(np.searchsorted(known[order], ids), known.size - 1)
-    places = np.where(known[order][slots] == ids, order[slots] + 1, 0)
-    return places, np.bincount(places.ravel(), minlength=known.size + 1)[1:], segments
+    return np.where(known[order][slots] == ids, order[slots] + 1, 0)
 
 
 def _entries(
-    segments: Sequence[Segment | Mapping[str, Any]],
-    shares: NDArray[np.float64],
-    id2label: Mapping[int, str],
-    colors: Mapping[int, tuple[int, int, int]] | None,
+    segments: Sequence[Any], shares: NDArray[np.float64], id2label: Mapping[int, str], colors: Mapping[int, Color]
 ) -> list[_Entry]:
-    seen: dict[int, int] = {}
+    seen: Counter[int] = Counter()
     entries: list[_Entry] = []
     for segment, share in zip(segments, shares.tolist(), strict=True):
         label_id = int(_read(segment, "label_id"))
-        color = (colors or {}).get(label_id) or label_colors(label_id + 1)[label_id].tolist()
-        color = _shade(color, seen.get(label_id, 0))
-        seen[label_id] = seen.get(label_id, 0) + 1
+        color = colors.get(label_id) or label_colors(label_id + 1)[label_id].tolist()
         label = _read(segment, "label") or id2label.get(label_id) or f"class {label_id}"
-        entries.append(_Entry(int(_read(segment, "id")), label_id, label, _read(segment, "score"), share, color))
+        entries.append(_Entry(label_id, label, _read(segment, "score"), share, _shade(color, seen[label_id])))
+        seen[label_id] += 1
     return entries
 
 
-def _shade(color: Sequence[int], number: int) -> tuple[int, int, int]:
+def _shade(color: Sequence[int], number: int) -> Color:
     """The colour of the instance of that number: itself, darker, lighter, darker still, ... over nine steps."""
     step = (number + 1) // 2 % 5
     goal, share = (0, 0.13 * step) if number % 2 else (255, 0.15 * step)
@@ -228,27 +195,23 @@ _INK, _PAPER, _FAINT = (34, 36, 42), (255, 255, 255), (128, 132, 142)
 
 def _attach_legend(picture: Image.Image, entries: list[_Entry]) -> Image.Image:
     """The picture and its legend, one line per segment, labels with the largest area first."""
-    totals: dict[int, float] = {}
+    totals: defaultdict[int, float] = defaultdict(float)
     for entry in entries:
-        totals[entry.label_id] = totals.get(entry.label_id, 0.0) + entry.share
+        totals[entry.label_id] += entry.share
     entries = sorted(entries, key=lambda entry: (-totals[entry.label_id], entry.label_id, -entry.share))
     font = ImageFont.load_default(size=min(max(min(picture.size) / 30, 12), 96))
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow's wheels come with FreeType"
     line, cells = round(font.size * 1.5), _Cells(font, entries)
     beside = picture.width <= 2 * picture.height
     if beside:
-        rows = max(picture.height // line - 2, 6)
-        columns = math.ceil(len(entries) / rows)
+        columns = math.ceil(len(entries) / max(picture.height // line - 2, 6))
     else:
         columns = max(min((picture.width - line) // cells.width, len(entries)), 1)
     rows = math.ceil(len(entries) / columns)
-    width, height = columns * cells.width + line, (rows + 2) * line
-    size = (picture.width + width, max(picture.height, height))
-    if not beside:
-        size = (max(picture.width, width), picture.height + height)
-    sheet = Image.new("RGB", size, _PAPER)
-    sheet.paste(picture, (0, 0))
     left, top = (picture.width, 0) if beside else (0, picture.height)
+    width, height = left + columns * cells.width + line, top + (rows + 2) * line
+    sheet = Image.new("RGB", (max(picture.width, width), max(picture.height, height)), _PAPER)
+    sheet.paste(picture, (0, 0))
     draw = ImageDraw.Draw(sheet)
     for column in range(columns):
         x = left + line // 2 + column * cells.width
@@ -264,30 +227,27 @@ class _Cells:
     def __init__(self, font: ImageFont.FreeTypeFont, entries: list[_Entry]) -> None:
         self.font, self.em = font, font.size
         self.scored = any(entry.score is not None for entry in entries)
-        self.missing = self._picture_of("\uffff")
+        self.missing = self._glyph("\uffff")
         longest = max(font.getlength(self.spell(f"{entry.label}  ")) for entry in entries)
         self.label_width = min(max(longest, 3 * self.em), 12 * self.em)
         numbers = (3.2 * self.em if self.scored else 0) + 3.6 * self.em
         self.width = round(1.6 * self.em + self.label_width + numbers + self.em)
 
-    def _put(self, draw: ImageDraw.ImageDraw, x: float, y: float, text: str, color: tuple[int, int, int], anchor: str):
-        draw.text((x, y + 0.75 * self.em), text, fill=color, font=self.font, anchor=anchor)
-
     def draw_heading(self, draw: ImageDraw.ImageDraw, x: float, y: float) -> None:
-        end = x + self.width - self.em
-        self._put(draw, end, y, "area", _FAINT, "rm")
-        if self.scored:
-            self._put(draw, end - 3.6 * self.em, y, "score", _FAINT, "rm")
+        self._write(draw, x, y, ("", "score" if self.scored else "", "area"), _FAINT)
 
     def draw_line(self, draw: ImageDraw.ImageDraw, entry: _Entry, x: float, y: float) -> None:
         patch = (round(x), round(y + 0.2 * self.em), round(x + 1.1 * self.em), round(y + 1.3 * self.em))
         draw.rectangle(patch, fill=entry.color)
-        self._put(draw, x + 1.6 * self.em, y, self.shorten(entry.label), _INK, "lm")
+        score = "" if entry.score is None else f"{entry.score:.2f}"
+        percent = f"{100 * entry.share:.1f} %" if entry.share >= 0.0005 else "< 0.1 %"
+        self._write(draw, x, y, (self.shorten(entry.label), score, percent), _INK)
+
+    def _write(self, draw: ImageDraw.ImageDraw, x: float, y: float, texts: tuple[str, str, str], color: Color) -> None:
         end = x + self.width - self.em
-        percent = 100 * entry.share
-        self._put(draw, end, y, f"{percent:.1f} %" if percent >= 0.05 else "< 0.1 %", _INK, "rm")
-        if entry.score is not None:
-            self._put(draw, end - 3.6 * self.em, y, f"{entry.score:.2f}", _INK, "rm")
+        places = (x + 1.6 * self.em, end - 3.6 * self.em, end)
+        for text, place, anchor in zip(texts, places, ("lm", "rm", "rm"), strict=True):
+            draw.text((place, y + 0.75 * self.em), text, fill=color, font=self.font, anchor=anchor)
 
     def shorten(self, label: str) -> str:
         """The label, cut with an ellipsis where it is too long for its cell."""
@@ -307,9 +267,8 @@ class _Cells:
         return "".join(part for part in parts if not unicodedata.combining(part) and self._has(part)) or "?"
 
     def _has(self, letter: str) -> bool:
-        return letter.isascii() or self._picture_of(letter) != self.missing
+        return letter.isascii() or self._glyph(letter) != self.missing
 
-    def _picture_of(self, letter: str) -> bytes:
-        canvas = Image.new("L", (2 * round(self.em), 2 * round(self.em)))
-        ImageDraw.Draw(canvas).text((0, 0), letter, fill=255, font=self.font)
-        return canvas.tobytes()
+    def _glyph(self, letter: str) -> bytes:
+        mask: Any = self.font.getmask(letter)
+        return bytes(mask)

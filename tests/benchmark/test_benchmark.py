@@ -6,8 +6,9 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import torch
 
+from maskformer.benchmark import runner
 from maskformer.benchmark.cases import CASES, measure
-from maskformer.benchmark.runner import Comparison, markdown, plot, run_side
+from maskformer.benchmark.runner import markdown, plot, run_side
 from maskformer.cli import main
 
 DOCUMENT = {
@@ -42,11 +43,27 @@ def test_time_is_the_shortest_call_and_memory_the_highest() -> None:
     assert 40e6 < found["bytes"] < 120e6
 
 
-def test_ratios() -> None:
-    found = Comparison("x", peer_seconds=3.0, seconds=0.5, peer_bytes=4e8, bytes=1e8)
-    assert found.speedup == 6
-    assert found.memory_ratio == 4
-    assert Comparison("x", 1, 1, 4e8, 0).memory_ratio == 400
+def test_the_least_of_each_side_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = {"transformers": [(4.0, 5e8), (3.0, 4e8)], "ours": [(0.5, 2e8), (0.6, 1e8)]}
+    asked: list[str] = []
+
+    def run_side(case: str, side: str, seconds: float, device: str) -> dict[str, float]:
+        asked.append(side)
+        return dict(zip(("seconds", "bytes"), figures[side].pop(0), strict=True))
+
+    monkeypatch.setattr(runner, "run_side", run_side)
+    assert runner.compare("x", 2, 0.1) == {
+        "case": "x",
+        "peer_seconds": 3.0,
+        "seconds": 0.5,
+        "peer_bytes": 4e8,
+        "bytes": 1e8,
+        "speedup": 6.0,
+        "memory_ratio": 4.0,
+    }
+    assert asked == ["transformers", "ours"] * 2
+    figures.update({"transformers": [(1.0, 4e8)], "ours": [(1.0, 0.0)]})
+    assert runner.compare("x", 1, 0.1)["memory_ratio"] == 400
 
 
 def test_table_and_plot_show_every_case() -> None:

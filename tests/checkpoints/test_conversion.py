@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from maskformer.checkpoints import conversion
-from maskformer.checkpoints.conversion import convert_original, export_original, processor_settings
+from maskformer.checkpoints.conversion import build_processor, convert_original, export_original
 from maskformer.checkpoints.loading import load_model
 from maskformer.checkpoints.zoo import find_in_zoo
 from maskformer.configuration import MaskFormerConfig
@@ -97,15 +97,15 @@ def test_settings_of_a_published_model():
     entry = find_in_zoo("swin-tiny-coco-panoptic")
     config = MaskFormerConfig(num_labels=133, stuff_class_ids=entry["stuff_class_ids"])
 
-    settings = processor_settings(config, {}, entry)
+    processor = build_processor(config, {}, entry)
 
-    assert settings["size"] == {"shortest_edge": 800, "longest_edge": 1333}
-    assert settings["pad_size_divisor"] == 0
-    assert settings["label_ids_to_fuse"] == list(range(80, 133))
-    mapillary = processor_settings(MaskFormerConfig(num_labels=65), {}, find_in_zoo("r50-mapillary-65"))
-    assert mapillary["size"] == {"shortest_edge": 2048, "longest_edge": 2048}
-    assert (mapillary["ignore_index"], mapillary["pad_size_divisor"]) == (65, 32)
-    assert "label_ids_to_fuse" not in mapillary
+    assert processor.size == {"shortest_edge": 800, "longest_edge": 1333}
+    assert (processor.size_divisor, processor.pad_size_divisor) == (0, 0)
+    assert processor.label_ids_to_fuse == list(range(80, 133))
+    mapillary = build_processor(MaskFormerConfig(num_labels=65), {}, find_in_zoo("r50-mapillary-65"))
+    assert mapillary.size == {"shortest_edge": 2048, "longest_edge": 2048}
+    assert (mapillary.ignore_index, mapillary.pad_size_divisor) == (65, 32)
+    assert mapillary.label_ids_to_fuse is None
 
 
 def test_mean_and_deviation_of_the_file_win():
@@ -114,10 +114,10 @@ def test_mean_and_deviation_of_the_file_win():
         "pixel_std": torch.full((3, 1, 1), 51.0),
     }
 
-    settings = processor_settings(MaskFormerConfig(), stored, None)
+    processor = build_processor(MaskFormerConfig(), stored, None)
 
-    assert settings["image_mean"] == [0.5, 0.4, 0.2]
-    assert settings["image_std"] == [0.2, 0.2, 0.2]
+    assert list(processor.image_mean) == [0.5, 0.4, 0.2]
+    assert list(processor.image_std) == [0.2, 0.2, 0.2]
 
 
 def test_published_architecture_brings_its_settings(tmp_path, monkeypatch):
@@ -185,7 +185,7 @@ def test_failure_half_way_leaves_nothing(tmp_path, monkeypatch, existing):
         seen.extend(path.name for path in tmp_path.iterdir())
         raise OSError("disk full")
 
-    monkeypatch.setattr(conversion, "processor_settings", fails)
+    monkeypatch.setattr(conversion, "build_processor", fails)
 
     with pytest.raises(OSError, match="disk full"):
         convert_original(SWIN, out, attention_heads=4)

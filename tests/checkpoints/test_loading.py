@@ -78,8 +78,9 @@ def test_checkpoint_that_lacks_weights_is_refused(copy):
     del weights["mask_embedder.1.0.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
 
-    with pytest.raises(ValueError, match=r"copy lacks 1 weights .* 'mask_embedder.1.0.weight' for one"):
-        load_model(copy)
+    for options in ({}, {"num_labels": 4, "ignore_mismatched_sizes": True}):
+        with pytest.raises(ValueError, match=r"copy lacks 1 weights .* 'mask_embedder.1.0.weight' for one"):
+            load_model(copy, **options)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,8 @@ def test_bundled_checkpoint_is_found_by_its_name_and_loads_in_single_precision(c
     half = {key: value.half() if value.is_floating_point() else value for key, value in
             load_file(copy / "model.safetensors").items()}  # fmt: skip
     save_file(half, copy / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
     bundled = tmp_path / "package" / "bundled" / "scenes"
     shutil.copytree(copy, bundled)
     monkeypatch.setattr(loading.resources, "files", lambda package: tmp_path / "package")

@@ -136,6 +136,7 @@ ADMITTED_BUT_MISUSED = {
     # An array of Python objects whose "pointers" the file itself provides.
     "forged object array": b"cnumpy\ndtype\n(U\x02O8I00\nI01\ntR.",
     "structured array": b"cnumpy\ndtype\n(U\x02V8I00\nI01\ntR.",
+    "several fields": b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(U\x05f4,f4I00\nI01\ntRU\x08abcdefghtR.",
     "call of the array class": b"cnumpy\nndarray\n((I2\ntU\x02f4tR.",
     "bytes in another encoding": b"c_codecs\nencode\n(U\x01aU\x05utf-8tR.",
     # Changing a function of the reader: state for something that is no instance.

@@ -5,44 +5,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import torch
 
 from maskformer.cli import main
-from maskformer.configuration import MaskFormerConfig
-from maskformer.data.scenes import LABELS, STUFF_IDS
-from maskformer.modeling.maskformer import MaskFormerForInstanceSegmentation
-from maskformer.processing.image_processor import MaskFormerImageProcessor
 
 from ..data.publishers import WRITERS
-
-
-def save(directory: Path, labels: dict[int, str] = LABELS) -> str:
-    """A tiny network whose queries are sure of a class each: it finds segments in anything."""
-    torch.manual_seed(0)
-    swin = {"model_type": "swin", "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4}
-    decoder = {"model_type": "detr", "d_model": 32, "decoder_layers": 1, "decoder_attention_heads": 2}
-    decoder |= {"decoder_ffn_dim": 32, "encoder_layers": 0, "encoder_attention_heads": 2, "num_queries": 10}
-    stages = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
-    config = MaskFormerConfig(
-        backbone_config=swin | stages, decoder_config=decoder, fpn_feature_size=32, mask_feature_size=32,
-        id2label=labels,
-    )  # fmt: skip
-    model = MaskFormerForInstanceSegmentation(config)
-    with torch.no_grad():
-        model.mask_embedder[-1][0].weight.mul_(30)
-        model.class_predictor.weight.mul_(12)
-        model.class_predictor.bias[-1] = -30
-    model.save_pretrained(directory)
-    MaskFormerImageProcessor(size=64, max_size=96, label_ids_to_fuse=STUFF_IDS).save_pretrained(directory)
-    return str(directory)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
-    return save(tmp_path_factory.mktemp("checkpoint"))
+from .conftest import save
 
 
 def evaluate(checkpoint, capsys, *words, data="scenes:4") -> dict:
@@ -107,12 +76,13 @@ def test_options_reach_the_evaluation(checkpoint, capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--data", "scenes:2"], "evaluate needs --model"),
-        (["--model", "scenes"], "evaluate needs --data"),
+        (["--data", "scenes:2"], "Missing from maskformer evaluate: --model MODEL"),
+        (["--model", "scenes"], "Missing from maskformer evaluate: --data DIR"),
         (["--model", "x", "--data", "y", "--resume"], "--resume needs --out"),
         (["--model", "x", "--data", "y", "--tta"], "--tta needs --protocol paper"),
         (["--model", "x", "--data", "y", "--tta", "--protocol", "paper", "--tile", "64"], "--tta and --tile exclude"),
         (["--model", "x", "--data", "y", "--batch-size", "0"], "must be at least 1"),
+        (["--model", "x", "--data", "y", "--limit", "0"], "must be at least 1"),
         (["--model", "x", "--data", "y", "--task", "all"], "--task"),
     ],
 )

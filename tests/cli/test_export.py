@@ -49,8 +49,8 @@ def test_an_onnx_file_as_a_table(tmp_path, checkpoint, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "complaint"),
     [
-        (["--out", "x.onnx"], BAD_USAGE, "export needs --model"),
-        (["--model", "scenes"], BAD_USAGE, "export needs --out"),
+        (["--out", "x.onnx"], BAD_USAGE, "Missing from maskformer export: --model MODEL"),
+        (["--model", "scenes"], BAD_USAGE, "Missing from maskformer export: --out FILE"),
         (["--model", "scenes", "--out", "x.pb"], BAD_USAGE, "ending in .onnx or .pt2"),
         (["--model", "scenes", "--out", "x.pt2", "--format", "onnx"], BAD_USAGE, "expected .onnx for the format onnx"),
         (["--model", "scenes", "--out", "x.pt2", "--precision", "int8"], BAD_USAGE, "int8 weights exist in ONNX"),

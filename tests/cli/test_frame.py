@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import types
+from dataclasses import dataclass
 
 import pytest
 
@@ -15,19 +16,40 @@ from maskformer.cli import BAD_USAGE, COMMANDS, DONE, FAILED, INTERRUPTED, Usage
 HEAVY = ("torch", "transformers", "numpy", "scipy", "PIL")
 
 
-def command(monkeypatch, run):
-    """Makes `run` the command `work`."""
-    module = types.ModuleType("maskformer_work_command")
-    module.run = run
+@dataclass
+class Work:
+    """Work."""
+
+    size: int = 3
+    """how large, in pixels."""
+    verbose: bool = False
+    """say more."""
+
+    def run(self) -> int:
+        print(self.size, self.verbose)
+        return 0
+
+
+@dataclass
+class Sized:
+    """Work on something."""
+
+    size: int
+
+
+def command(monkeypatch, Command):
+    """Makes the class the command `work`."""
+    module = types.ModuleType("maskformer.cli.work")
+    module.Command = Command
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(cli.COMMANDS, "work", (module.__name__, "a command of the tests"))
+    monkeypatch.setitem(cli.COMMANDS, "work", "a command of the tests")
 
 
 def raising(error):
-    def run() -> int:
+    def run(self) -> int:
         raise error
 
-    return run
+    return dataclass(type("Raising", (), {"run": run}))
 
 
 def python(*words):
@@ -46,7 +68,7 @@ def test_help_lists_every_command_on_stdout(capsys):
     assert main(["--help"]) == DONE
 
     shown = capsys.readouterr()
-    assert all(f"  {name} " in shown.out and summary in shown.out for name, (_, summary) in COMMANDS.items())
+    assert all(f"  {name} " in shown.out and summary in shown.out for name, summary in COMMANDS.items())
     assert shown.err == ""
 
 
@@ -75,22 +97,13 @@ def test_unknown_commands_get_a_hint(capsys, word, sentence):
 
 @pytest.mark.parametrize("code", [DONE, FAILED, 7])
 def test_exit_code_is_what_the_command_returns(monkeypatch, code):
-    command(monkeypatch, lambda: code)
+    command(monkeypatch, dataclass(type("Coded", (), {"run": lambda self: code})))
 
     assert main(["work"]) == code
 
 
-def test_options_are_keyword_arguments(monkeypatch, capsys):
-    def run(*, size: int = 3, verbose: bool = False) -> int:
-        """Work.
-
-        Args:
-            size: how large, in pixels.
-        """
-        print(size, verbose)
-        return 0
-
-    command(monkeypatch, run)
+def test_options_are_fields(monkeypatch, capsys):
+    command(monkeypatch, Work)
 
     assert main(["work", "--size", "5", "--verbose"]) == DONE
     assert capsys.readouterr().out == "5 True\n"
@@ -107,10 +120,7 @@ def test_options_are_keyword_arguments(monkeypatch, capsys):
     ],
 )
 def test_wrong_options_are_one_sentence(monkeypatch, capsys, words, sentence):
-    def run(*, size: int) -> int:
-        raise AssertionError("must not run")
-
-    command(monkeypatch, run)
+    command(monkeypatch, Sized)
 
     assert main(["work", *words]) == BAD_USAGE
     shown = capsys.readouterr()

@@ -5,41 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from transformers.image_transforms import rgb_to_id
 
 import maskformer.results
 from maskformer.cli import main
 from maskformer.cli.predict import find_pictures, unique_stems
-from maskformer.configuration import MaskFormerConfig
 from maskformer.inference import Segmenter
-from maskformer.modeling.maskformer import MaskFormerForInstanceSegmentation
-from maskformer.processing.image_processor import MaskFormerImageProcessor
 from maskformer.tiling import TiledSegmenter
-from maskformer.visualization import rgb2id
+
+from .conftest import save
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> str:
-    """A tiny network whose queries are all sure of a class each: it finds segments in anything."""
-    torch.manual_seed(0)
-    swin = {"model_type": "swin", "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4}
-    decoder = {"model_type": "detr", "d_model": 32, "decoder_layers": 1, "decoder_attention_heads": 2}
-    decoder |= {"decoder_ffn_dim": 32, "encoder_layers": 0, "encoder_attention_heads": 2, "num_queries": 10}
-    stages = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
-    config = MaskFormerConfig(
-        backbone_config=swin | stages, decoder_config=decoder, fpn_feature_size=32, mask_feature_size=32,
-        id2label={0: "sky", 1: "[tree]", 2: "car"},
-    )  # fmt: skip
-    model = MaskFormerForInstanceSegmentation(config)
-    with torch.no_grad():
-        model.mask_embedder[-1][0].weight.mul_(30)
-        model.class_predictor.weight.mul_(5)
-        model.class_predictor.bias.copy_(torch.tensor([0.0, 3.0, 0.0, -20.0]))
-    directory = tmp_path_factory.mktemp("checkpoint")
-    model.save_pretrained(directory)
-    MaskFormerImageProcessor(size=64, max_size=96, label_ids_to_fuse=[0]).save_pretrained(directory)
-    return str(directory)
+    return save(tmp_path_factory.mktemp("checkpoint"), {0: "sky", 1: "[tree]", 2: "car"})
 
 
 def draw(path: Path, size: tuple[int, int] = (50, 70), seed: int = 0) -> str:
@@ -77,7 +57,7 @@ def test_json_and_files(checkpoint, tmp_path, capsys) -> None:
         assert line["written"] == [str(out / f"{stem}.{kind}") for kind in ("overlay.png", "panoptic.png", "json")]
         stored = json.loads((out / f"{stem}.json").read_text())
         assert stored["segments"] == line["segments"]
-        ids = rgb2id(stored_picture(out / f"{stem}.panoptic.png"))
+        ids = rgb_to_id(np.asarray(stored_picture(out / f"{stem}.panoptic.png")))
         assert ids.shape == tuple(line["size"])
         assert {s["id"]: s["area"] for s in line["segments"]} == {
             int(i): int((ids == i).sum()) for i in np.unique(ids) if i

@@ -62,7 +62,7 @@ def test_training_from_the_command_line(tmp_path, capsys) -> None:
     result = json.loads(captured.out)
     assert (result["step"], result["model"], result["skipped"]) == (2, str(out / "model"), 0)
     assert "PQ" in result["metrics"]
-    assert "learning rate 0.0001 x 2/8 (batch / batch of the recipe) = 2.5e-05" in captured.err
+    assert "learning rate 5e-05 x 2/8 (batch / batch of the recipe) = 1.25e-05" in captured.err
     assert list((out / "tracking").glob("events*"))  # TensorBoard
     assert Segmenter.from_pretrained(out / "model", device="cpu").task == "panoptic"
     assert main(["train", "--out", str(out), "--resume", "--steps", "3"]) == 1

@@ -68,6 +68,13 @@ def test_good_data_is_counted_value_by_value(maps):
     assert refuse_wrong_data(open_dataset(maps)).num_targets == report.num_targets
 
 
+def test_the_most_targets_are_those_of_any_image(maps):
+    changed(label_map(maps, 2), (slice(None), slice(None)), 0)  # the last image has one
+    report = check_dataset(open_dataset(maps))
+    truth = publishers.truth(2, SIZE, list(range(14)))
+    assert report.most_targets == max(len(set(labels.ravel().tolist()) - {255}) for labels in truth.class_maps) > 1
+
+
 def test_instances_stand_on_background(tmp_path):
     publishers.write_coco_instances(tmp_path, 2)
     rows = check_dataset(open_dataset(tmp_path)).values
@@ -147,8 +154,22 @@ def test_classes_that_never_occur_are_a_warning(maps):
     assert report.ok
     warning = findings(report, "unused class")[-1]
     assert (warning.level, warning.value) == ("warning", 14)
-    assert warning.message == f"class unicorn (value 14) occurs in no image of {maps} (train): it is not learnt"
+    told = f"class unicorn (value 14) occurs in no image of {maps} (train): it is not learnt"
+    assert warning.message == f"{told}; value 255 is ignored: if it is a class, list it as `255: NAME`"
     assert not findings(check_dataset(open_dataset(maps), limit=2), "unused class")  # not known from a part
+
+
+def test_a_class_with_objects_that_a_marked_list_calls_stuff_is_a_warning(tmp_path):
+    publishers.write_pairs(tmp_path, 2)
+    (tmp_path / "classes.json").unlink()
+    lines = [f"{name} (thing)" if name == "car" else name for name in NAMES]
+    (tmp_path / "classes.txt").write_text("\n".join(lines))
+    (warning,) = findings(check_dataset(open_dataset(tmp_path)), "stuff with objects")
+    assert warning.level == "warning"
+    assert "balloon" in warning.message
+    assert "car" not in warning.message.partition(" in ")[0]
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))  # without marks, the maps tell which are things
+    assert not findings(check_dataset(open_dataset(tmp_path)), "stuff with objects")
 
 
 def test_an_image_with_nothing_to_learn_is_a_warning(maps):
@@ -180,6 +201,11 @@ def test_a_category_that_is_not_listed(tmp_path):
     assert error.value == 44
     assert "holds category_id 44 (100 pixels), which is not among the 2 classes of" in error.message
     assert "add it to `categories`" in error.message
+
+
+def test_a_category_that_is_not_listed_among_objects_that_overlap(tmp_path):
+    root = write_coco(tmp_path, [{"category_id": number, "segmentation": [BOX]} for number in (2, 9, 44)])
+    assert the_error(root, "unknown value").value == 44
 
 
 def test_an_annotation_of_no_image(tmp_path):

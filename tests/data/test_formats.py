@@ -14,6 +14,7 @@ from PIL import Image
 
 from maskformer.data.coco_instances import CocoInstances
 from maskformer.data.dataset import Records, SegmentationDataset
+from maskformer.data.folders import pair_by_name
 from maskformer.data.recognise import open_dataset, recognise
 from maskformer.data.sample import IGNORED, Sample
 from maskformer.data.scene_set import SceneDataset
@@ -63,7 +64,7 @@ def test_a_panoptic_annotation_trains_every_task(written):
     dataset = open_dataset(root)
     if WRITERS[key][2] != "panoptic":
         assert dataset.tasks == (WRITERS[key][2],)
-        with pytest.raises(ValueError, match=f"is annotated for {dataset.task}"):
+        with pytest.raises(ValueError, match=f"allows {dataset.task} segmentation, got task="):
             open_dataset(root, task="panoptic")
         return
     semantic, instance = open_dataset(root, task="semantic")[0], open_dataset(root, task="instance")[0]
@@ -158,6 +159,16 @@ def test_a_group_of_cityscapes_is_a_crowd(tmp_path):
     assert not any(region.iscrowd for region in semantic.regions)
 
 
+def test_labels_that_cityscapes_does_not_evaluate_are_ignored(tmp_path):
+    publishers.write_cityscapes(tmp_path, 1)
+    path = next(tmp_path.glob("gtFine/train/*/*_instanceIds.png"))
+    values = np.array(Image.open(path))
+    others = sorted(set(range(34)) - {7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33})
+    values[:2, : len(others)] = others
+    Image.fromarray(values).save(path)
+    assert (open_dataset(tmp_path)[0].class_map()[:2, : len(others)] == 255).all()
+
+
 def test_mapillary_2_is_found_beside_its_images(tmp_path):
     truth = publishers.write_mapillary(tmp_path, 1, version="v2.0")
     dataset = open_dataset(tmp_path)
@@ -244,6 +255,15 @@ def test_polygons_overlap_and_crowds_are_no_targets(tmp_path, name):
     assert np.array_equal(many, crowd)
     assert [region.is_target for region in sample.regions] == [True, True, False]
     assert (sample.class_map()[5:15, 4:14] == 1).all()  # the smaller one is on top
+
+
+def test_the_folder_says_which_split_a_file_of_an_annotation_tool_is(tmp_path):
+    write_coco(tmp_path, [{"category_id": 9, "segmentation": [BOX]}])
+    publishers.save(tmp_path / "valid" / "a.jpg", np.full((20, 30, 3), 200, np.uint8))
+    write_coco(tmp_path, [{"category_id": 2, "segmentation": [BOX]}], "valid/_annotations.coco.json")
+    train, val = (open_dataset(tmp_path, split)[0] for split in ("train", "val"))
+    assert [region.label_id for sample in (train, val) for region in sample.regions] == [1, 0]
+    assert (train.image.mean(), val.image.mean()) == (0, 200)
 
 
 def test_polygons_need_pycocotools_and_say_so_at_once(tmp_path, monkeypatch):
@@ -363,6 +383,16 @@ def test_a_directory_that_is_none_of_them(tmp_path):
         open_dataset(tmp_path / "mine", layout="cityscapes")
 
 
+def test_a_map_of_just_the_images_name_is_the_images(tmp_path):
+    """Annotation tools may leave both `a.png` and `a_mask.png`, or an image may be called `a_mask` itself."""
+    for name, value in (("a", 1), ("a_mask", 2), ("b_label", 3)):
+        publishers.save(tmp_path / "images" / f"{name.removesuffix('_label')}.png", np.zeros((4, 4, 3), np.uint8))
+        publishers.save(tmp_path / "labels" / f"{name}.png", np.full((4, 4), value, np.uint8))
+    pairs, findings = pair_by_name(tmp_path / "images", tmp_path / "labels")
+    assert [Path(label_map).stem for _, label_map in pairs] == ["a", "a_mask", "b_label"]
+    assert findings == []
+
+
 def test_the_task_chooses_among_the_formats_of_a_directory(tmp_path):
     publishers.write_coco_panoptic(tmp_path, 1)
     for path in publishers_instances(tmp_path):
@@ -394,13 +424,14 @@ def test_drawn_scenes_are_a_data_set():
     assert open_dataset("scenes:4", "val").path(0) == "scene 5000000"
     with pytest.raises(IndexError):
         dataset[4]
+    with pytest.raises(ValueError, match="scenes:many has no number of scenes after the colon"):
+        open_dataset("scenes:many")
 
 
 def test_records_are_a_list_that_forked_processes_share():
     records = Records([("a", 1), ("b", [2, 3]), ("c", {"x": None})])
     assert list(records) == [("a", 1), ("b", [2, 3]), ("c", {"x": None})]
     assert records[-1] == ("c", {"x": None})
-    assert records[1:] == [("b", [2, 3]), ("c", {"x": None})]
     assert len(Records([])) == 0
     with pytest.raises(IndexError):
         records[3]
@@ -429,3 +460,30 @@ def test_panoptic_maps_are_no_pictures_though_they_have_their_names(tmp_path):
     (tmp_path / "val2017" / "000000.png").unlink()
     sample, findings = open_dataset(tmp_path).examine(0)
     assert (sample, [finding.kind for finding in findings]) == (None, ["unreadable"])
+
+
+def test_panoptic_maps_are_no_pictures_of_the_instances_either(tmp_path):
+    publishers.write_coco_panoptic(tmp_path, 1)
+    publishers.write_coco_instances(tmp_path, 1)
+    for path in tmp_path.glob("*2017/*.jpg"):
+        publishers.save(path.with_suffix(".png"), np.array(Image.open(path)))
+        path.unlink()
+    for path in tmp_path.glob("annotations/*.json"):
+        path.write_text(path.read_text().replace(".jpg", ".png"))
+    dataset = open_dataset(tmp_path, "train", "coco-instances")
+    assert dataset.path(0) == str(tmp_path / "train2017" / "000000.png")
+
+
+def test_the_innermost_folder_says_which_split_pictures_are_of(tmp_path):
+    publishers.write_coco_instances(tmp_path, 1)
+    (tmp_path / "training_data").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / f"{split}2017").rename(tmp_path / "training_data" / split)
+    for path in tmp_path.glob("training_data/*/*.jpg"):
+        path.rename(path.with_name("a.jpg"))  # the same name in both
+    for path in tmp_path.glob("annotations/*.json"):
+        content = json.loads(path.read_text())
+        content["images"][0]["file_name"] = "a.jpg"
+        path.write_text(json.dumps(content))
+    for split in ("train", "val"):
+        assert open_dataset(tmp_path, split).path(0) == str(tmp_path / "training_data" / split / "a.jpg")

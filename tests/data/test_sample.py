@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from maskformer.data.collate import Collate
 from maskformer.data.recognise import open_dataset
@@ -96,7 +98,16 @@ def test_tasks():
     instance = sample.for_task("instance")
     assert instance.regions == (VOID, THING)
     assert instance.planes.tolist() == [[[1, 2, 2, 0, 0, 0]] * 4]
+    crowd = Sample(sample.image, sample.planes, (VOID, THING._replace(iscrowd=True), STUFF)).for_task("instance")
+    assert [region.is_target for region in crowd.regions] == [False, False]
     assert sample.for_task("panoptic") is sample
+
+    many, masks = overlapping(9)
+    regions = [region._replace(isthing=place not in (2, 7)) for place, region in enumerate(many.regions)]
+    things = replace(many, regions=tuple(regions)).for_task("instance")
+    assert np.array_equal(things.masks(), np.delete(masks, [2, 7], axis=0))
+    assert [region.value for region in things.regions] == [0, 1, 3, 4, 5, 6, 8]
+    assert things.num_dropped == 0
 
 
 def test_negative_values_are_refused():
@@ -133,4 +144,4 @@ def test_two_hundred_instances_stay_below_a_hundred_megabytes(tmp_path):
     assert len(targets) == 200 - sample.num_dropped > 190
     assert targets.planes.numel() * targets.planes.element_size() < 25e6
     assert peak < 100e6  # the picture and all steps on the way included
-    assert targets.unpack([0, 5]).sum(dim=(1, 2)).tolist() == sample.areas()[[0, 5]].tolist()
+    assert targets[torch.tensor([0, 5])].sum(dim=(1, 2)).tolist() == sample.areas()[[0, 5]].tolist()

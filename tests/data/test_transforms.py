@@ -17,7 +17,6 @@ from maskformer.data.transforms import (
     RandomCrop,
     RandomFlip,
     ResizeShortestEdge,
-    ScaleJitter,
     Transform,
     TransformedDataset,
     crop,
@@ -61,10 +60,8 @@ def shaded(sample: Sample) -> Sample:
     "transform",
     [
         ResizeShortestEdge([64, 192]),
-        ScaleJitter((96, 128), (0.5, 2.0)),
         RandomCrop((40, 60)),
         RandomCrop((40, 90), "absolute_range"),
-        RandomCrop((0.3, 0.3), "relative_range"),
         RandomFlip(1.0),
         OneOf([RandomFlip(1.0), RandomCrop((30, 30))]),
         paper_transforms([64, 96], 200, (48, 48)),
@@ -89,9 +86,6 @@ def test_image_and_targets_move_together_and_follow_the_seed(scene, transform: T
 def test_resizing_keeps_the_shape_and_the_limit(scene):
     sizes = {ResizeShortestEdge([48, 72], 90)(scene, RNG(seed)).size for seed in range(20)}
     assert sizes == {(48, 64), (68, 90)}
-    jittered = [ScaleJitter((96, 128), (0.5, 1.0))(scene, RNG(seed)).size for seed in range(20)]
-    assert all(48 <= height <= 96 and abs(height * 4 / 3 - width) <= 1 for height, width in jittered)
-    assert len(set(jittered)) > 10
 
 
 def test_targets_are_resized_to_the_nearest_and_no_value_is_made_up(scene):
@@ -121,10 +115,6 @@ def test_crop_sizes_of_each_kind(scene):
     assert 90 < ranged[:, 0].max() <= 96  # the image's height
     assert ranged[:, 1].max() <= 110
     assert len(np.unique(ranged[:, 1])) > 20
-    shares = np.array([RandomCrop((0.5, 0.25), "relative_range")(scene, RNG(seed)).size for seed in range(60)])
-    assert (shares[:, 0] >= 48).all()
-    assert shares[:, 1].min() < 48
-    assert (shares[:, 1] >= 32).all()
 
 
 def test_no_class_fills_the_crop_where_that_can_be_avoided():
@@ -144,6 +134,16 @@ def test_no_class_fills_the_crop_where_that_can_be_avoided():
     held = [largest(RandomCrop((20, 20), single_category_max_area=0.75)(sample, RNG(seed))) for seed in range(100)]
     assert np.mean(np.array(free) <= 0.75) < 0.4
     assert np.mean(np.array(held) <= 0.75) > 0.9  # ten attempts, then as it comes
+
+
+def test_ignored_pixels_have_no_share_in_a_crop():
+    """Left column: one class over ignored pixels, which is all of what is labelled. Right column: two classes."""
+    values = np.array([[0, 0]] * 6 + [[2, 0]] * 4 + [[2, 1]] * 10)
+    classes = {0: Region(0, 0), 1: Region(1, 1), 2: Region(IGNORED, 255)}
+    planes, regions = index_map(values, classes.get)
+    sample = Sample(np.zeros((20, 2, 3), np.uint8), planes, regions)
+    columns = [RandomCrop((20, 1), single_category_max_area=0.75)(sample, RNG(seed)).planes for seed in range(20)]
+    assert all(np.array_equal(column, planes[:, :, 1:]) for column in columns)
 
 
 def test_flipping_is_by_chance_and_undoes_itself(scene):

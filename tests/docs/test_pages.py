@@ -59,3 +59,18 @@ def run_line(line: str) -> None:
     else:
         done = subprocess.run(["bash", "-ec", line], capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, f"{line}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
+
+
+def test_named_tests_are_there() -> None:
+    """Pages name the test behind a claim; it exists."""
+    named = {
+        found
+        for page in PAGES
+        for found in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 20
+    for path, function in named:
+        assert re.search(rf"^def {function}\b" if function else "", (ROOT / path).read_text(encoding="utf-8"), re.M), (
+            path,
+            function,
+        )

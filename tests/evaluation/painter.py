@@ -20,7 +20,7 @@ from maskformer.data.scenes import CLASSES, LABELS, STUFF_IDS, draw_scene
 from maskformer.inference import Segmenter
 from maskformer.modeling.outputs import MaskFormerForInstanceSegmentationOutput
 from maskformer.processing.image_processor import MaskFormerImageProcessor
-from maskformer.visualization import panoptic_png
+from maskformer.visualization import id2rgb
 
 SLOTS = 4
 CATEGORY_IDS = [10 + 3 * label for label in range(len(CLASSES))]  # in the files, ids are not label ids
@@ -106,7 +106,7 @@ def write_folder(root: Path, count: int = 8, size: tuple[int, int] = (96, 128)) 
         picture += rng.normal(0, 4, picture.shape)
         name = f"{image_id:06}"
         Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / "val2017" / f"{name}.bmp")
-        panoptic_png(ids).save(root / "annotations/panoptic_val2017" / f"{name}.png")
+        Image.fromarray(id2rgb(ids)).save(root / "annotations/panoptic_val2017" / f"{name}.png")
         images.append({"id": image_id, "file_name": f"{name}.bmp", "height": height, "width": width})
         panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": infos})
     common = {"info": {}, "images": images, "categories": categories}

@@ -18,9 +18,7 @@ from maskformer.processing.postprocessing import semantic_segmentation
 
 from .painter import color, painter_segmenter
 
-PROTOCOL = Protocol(
-    "paper", (72, 200), 32, {"protocol": "paper"}, ((48, 200), (72, 200), (100, 110)), True
-)  # fmt: skip
+PROTOCOL = Protocol((72, 200), 32, {"protocol": "paper"}, ((48, 200), (72, 200), (100, 110)), True)
 
 
 def picture() -> np.ndarray:

@@ -15,10 +15,13 @@ from pycocotools.cocoeval import COCOeval
 
 from maskformer.cli.evaluate import open_data
 from maskformer.data.recognise import open_dataset
+from maskformer.data.sample import IGNORED, Region, Sample
 from maskformer.data.scenes import LABELS, STUFF_IDS
 from maskformer.evaluation.average_precision import NAMES
 from maskformer.evaluation.evaluate import class_table, evaluate
+from maskformer.evaluation.judge import panoptic_truth
 from maskformer.evaluation.loop import STAGES, Options
+from maskformer.evaluation.panoptic_quality import PanopticQuality
 
 from .painter import CATEGORY_IDS, painter_segmenter, write_folder
 
@@ -78,6 +81,15 @@ def test_average_precision_is_the_official_one_of_the_submitted_file(folder, tmp
     assert 3 < result.metrics["AP"] < 95
 
 
+def test_instances_of_any_score_are_ranked(folder):
+    low, default, high = (
+        run(folder, "instance", model={"sure": 2.0}, post_processing=options)
+        for options in ({"threshold": 0.0}, {}, {"threshold": 0.5})
+    )
+    assert default.metrics["AP"] == low.metrics["AP"] > high.metrics["AP"]
+    assert default.images == high.images  # an image's own score is of what one would be shown
+
+
 def test_mean_iou_is_that_of_two_loops_over_the_submitted_maps(folder, tmp_path):
     result = run(folder, "semantic", directory=tmp_path, submission=True)
     dataset = open_dataset(folder, "val", "coco-panoptic", "semantic")
@@ -94,6 +106,21 @@ def test_mean_iou_is_that_of_two_loops_over_the_submitted_maps(folder, tmp_path)
     assert {CATEGORY_IDS[row["id"]]: row["IoU"] for row in result.per_class} == pytest.approx(ious, abs=1e-12)
     assert result.metrics["mIoU"] == pytest.approx(sum(ious.values()) / len(ious), abs=1e-12)
     assert result.metrics["pACC"] == pytest.approx(100 * sum(hits.values()) / sum(true.values()), abs=1e-12)
+
+
+def test_submission_files_need_a_directory(folder):
+    with pytest.raises(ValueError, match="need a directory"):
+        run(folder, "panoptic", submission=True)
+
+
+@pytest.mark.parametrize(("label_id", "quality"), [(None, 0.0), (IGNORED, 100.0)])
+def test_what_is_predicted_on_background_is_wrong_and_on_ignored_pixels_it_is_not(label_id, quality):
+    planes = np.array([[[1, 1, 2, 2]]], np.uint8) if label_id is not None else np.array([[[1, 1, 0, 0]]], np.uint8)
+    regions = (Region(0, 5, True), *(() if label_id is None else (Region(label_id, 255),)))
+    metric = PanopticQuality([{"id": 0, "isthing": True, "name": "cat"}])
+    everywhere = np.ones((1, 4), np.int32), [{"id": 1, "category_id": 0}]
+    metric.update(*everywhere, *panoptic_truth(Sample(np.zeros((1, 4, 3), np.uint8), planes, regions)))
+    assert metric.result().all.pq == quality
 
 
 def test_the_batch_changes_nothing(folder):
@@ -146,12 +173,23 @@ def test_an_interrupted_evaluation_goes_on(folder, tmp_path, task):
     assert len(journal.read_text().splitlines()) == 1 + 8
 
 
+def test_an_image_that_two_processes_have_counted_counts_once(folder, tmp_path):
+    whole = run(folder, "panoptic", directory=tmp_path)
+    lines = (tmp_path / "journal-0.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "journal-1.jsonl").write_text("".join(lines[:4]))
+    assert run(folder, "panoptic", directory=tmp_path, resume=True).per_class == whole.per_class
+
+
 def test_records_of_another_evaluation_are_refused(folder, tmp_path):
     run(folder, "panoptic", directory=tmp_path)
     with pytest.raises(ValueError, match=r"of another evaluation: its post_processing is \{\}"):
         run(folder, "panoptic", directory=tmp_path, resume=True, post_processing={"threshold": 0.9})
     with pytest.raises(ValueError, match="of another evaluation: its task is 'panoptic'"):
         run(folder, "semantic", directory=tmp_path, resume=True)
+    trained_on, dataset = painter_segmenter("panoptic"), open_dataset(folder, "val", "coco-panoptic", "panoptic")
+    trained_on.model.colors.data[0, 0] += 1e-6
+    with pytest.raises(ValueError, match="of another evaluation: its weights is"):
+        evaluate(trained_on, dataset, "panoptic", Options(directory=tmp_path, resume=True))
     run(folder, "semantic", directory=tmp_path)  # without resume they are forgotten
     assert '"task":"semantic"' in (tmp_path / "journal-0.jsonl").read_text().splitlines()[0]
 
@@ -179,6 +217,8 @@ def test_the_order_of_the_models_classes_changes_nothing(folder):
         ({0: "cat", 1: "dog", 2: "cow"}, ["cat", "dog"], "the model's 'cow' is not among the data's"),
         ({0: "cat", 1: "cat"}, ["cat", "dog"], "'dog'"),
         ({0: "cat", 1: "Cat"}, ["dog", "cat"], "'dog'"),
+        ({0: "cat", 1: "dog"}, ["dog", "cat", "Cat"], "a name occurs twice"),
+        ({0: "cat", 1: "dog", 2: "Cat"}, ["dog", "cat"], "a name occurs twice"),
     ],
 )  # fmt: skip
 def test_classes_that_do_not_match_are_named(labels, names, message):
@@ -223,6 +263,8 @@ def test_the_form_and_split_of_a_folder(folder, tmp_path):
     with pytest.raises(ValueError, match="has the splits test, train: choose one with --split"):
         open_data(str(tmp_path), None, "semantic")
     assert open_data(str(tmp_path), "test", "semantic").split == "test"
+    (tmp_path / "test").rename(tmp_path / "val")
+    assert open_data(str(tmp_path), None, "semantic").split == "val"
 
 
 def break_size(folder):

@@ -63,6 +63,8 @@ def test_settings_come_from_the_zoo():
     assert semantic.post_processing == {"protocol": "paper"}
     assert semantic.augmented_edges == tuple((size, 3584) for size in (256, 384, 512, 640, 768, 896))
     assert (semantic.pad_divisor, semantic.flip) == (32, True)
+    other = {**find_entry("r50-ade20k-150-panoptic"), "object_mask_threshold": 0.6, "overlap_threshold": 0.4}
+    assert list(paper_protocol(other, "panoptic").post_processing.values())[1:] == [0.6, 0.4]
     coco = paper_protocol(find_entry("anything", "swin-tiny-coco-panoptic"), "panoptic")
     assert (coco.pad_divisor, coco.edges) == (0, (800, 1333))
     for entry in list_zoo():

@@ -6,21 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from maskformer.checkpoints.loading import model_class
-from maskformer.configuration import MaskFormerConfig, PerPixelBaselineConfig
 from maskformer.data.scenes import draw_scene
 from maskformer.export.file import export_checkpoint
 from maskformer.processing.image_processor import MaskFormerImageProcessor
 
+from ..networks import tiny_network
+
 LABELS = {0: "sky", 1: "road", 2: "car", 3: "person"}
-STAGES = ["stage1", "stage2", "stage3", "stage4"]
 RESNET = {
     "model_type": "resnet",
     "embedding_size": 8,
     "hidden_sizes": [8, 8, 16, 16],
     "depths": [1, 1, 1, 1],
     "layer_type": "basic",
-    "out_features": STAGES,
 }
 SWIN = {
     "model_type": "swin",
@@ -28,17 +26,6 @@ SWIN = {
     "depths": [2, 1, 1, 1],
     "num_heads": [1, 1, 2, 2],
     "window_size": 7,
-    "out_features": STAGES,
-}
-DECODER = {
-    "model_type": "detr",
-    "d_model": 32,
-    "encoder_layers": 0,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "decoder_ffn_dim": 32,
-    "num_queries": 12,
 }
 
 
@@ -47,17 +34,7 @@ def pictures() -> list[np.ndarray]:
 
 
 def save(directory: Path, backbone: dict = RESNET, architecture: str = "MaskFormerForInstanceSegmentation") -> str:
-    torch.manual_seed(0)
-    cls = PerPixelBaselineConfig if architecture.startswith("PerPixel") else MaskFormerConfig
-    config = cls(
-        backbone_config=backbone,
-        decoder_config=DECODER,
-        fpn_feature_size=32,
-        mask_feature_size=16,
-        id2label=LABELS,
-        architectures=[architecture],
-    )
-    model = model_class(architecture)(config)
+    model = tiny_network(backbone, {"decoder_layers": 1, "num_queries": 12}, LABELS, architecture)
     if hasattr(model, "class_predictor"):
         with torch.no_grad():
             torch.manual_seed(19)  # one of those with several segments in `pictures` and few ties

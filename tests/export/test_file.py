@@ -121,7 +121,14 @@ def test_a_difference_is_refused_and_leaves_the_old_file(
     monkeypatch.setattr(file, "trace", lambda *_: None)
     monkeypatch.setattr(file, "write_program", lambda program, path, texts: path.write_bytes(b"new"))
     monkeypatch.setattr(file, "open_exported", lambda *_: None)
-    monkeypatch.setattr(file, "compare", lambda *_: [Comparison((64, 96), 1, float("nan"), 1.0, 1.0)])
+    monkeypatch.setattr(
+        file,
+        "compare",
+        lambda *_: [
+            Comparison((64, 96), batch, difference, 1.0, 1.0)
+            for batch, difference in ((2, 0.0), (1, float("nan")), (3, 0.0))
+        ],
+    )
     with pytest.raises(ValueError, match=r"differs from the network by nan \(allowed 0.0001\) for 1 x 64 x 96"):
         export_checkpoint(checkpoint, out)
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
@@ -169,8 +176,7 @@ def test_torch_program_against_the_network(tmp_path: Path, backbone: dict, task:
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", PER_PIXEL)
 @pytest.mark.parametrize("task", [None, "semantic"])
-def test_per_pixel_baselines(tmp_path: Path, architecture: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(save.__globals__["DECODER"], "num_queries", len(LABELS))
+def test_per_pixel_baselines(tmp_path: Path, architecture: str, task: str) -> None:
     model = save(tmp_path / "model", RESNET, architecture)
     checked(export_checkpoint(model, tmp_path / "m.onnx", task), 2 if task else 1)
     assert Segmenter.from_pretrained(tmp_path / "m.onnx").predict(pictures())[0].task == "semantic"

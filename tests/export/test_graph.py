@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from maskformer.checkpoints.exported import graph_segments
 from maskformer.export.graph import PanopticGraph, SemanticGraph
 from maskformer.processing.postprocessing import panoptic_segmentation, semantic_segmentation
 
@@ -45,7 +46,8 @@ def test_panoptic_maps(size: tuple[int, int], fused: frozenset[int], overlap: fl
     num_segments = 0
     for seed in range(10):
         network, pixel_values, where = recorded(seed, size)
-        graph = PanopticGraph(network, fused, overlap_mask_area_threshold=overlap)
+        graph = PanopticGraph(network, fused)
+        graph.overlap_mask_area_threshold = overlap
         segmentation, labels, scores = graph(pixel_values)
         expected = panoptic_segmentation(
             network.outputs, label_ids_to_fuse=fused, overlap_mask_area_threshold=overlap, **where
@@ -84,3 +86,11 @@ def test_semantic_maps_of_a_per_pixel_baseline() -> None:
     expected = torch.stack(semantic_segmentation(network.outputs, **where))
     assert (segmentation == expected).float().mean() > 0.999
     assert scores.shape == (2, CLASSES)
+
+
+def test_the_padding_of_a_map_is_cropped_before_it_gets_the_size_of_its_picture() -> None:
+    segmentation, pixel_mask = torch.full((1, 6, 8), 1), torch.zeros(1, 6, 8)
+    segmentation[0, :3, :4], pixel_mask[0, :3, :4] = torch.tensor([0, 0, 0, 2]), 1
+    outputs = SimpleNamespace(segmentation=segmentation, class_scores=torch.tensor([[0.9, 0.8, 0.7]]))
+    ((found, _),) = graph_segments(outputs, [(6, 8)], pixel_mask)
+    assert found.tolist() == [[0, 0, 0, 0, 0, 0, 2, 2]] * 6

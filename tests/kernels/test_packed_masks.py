@@ -33,7 +33,6 @@ def test_reading(packed_and_masks):
     rows = torch.tensor([4, 0, 10, 0])
     for actual, expected in [
         (packed.unpack(), masks),
-        (packed.unpack([4, 0]), masks[[4, 0]]),
         (packed[rows], masks[rows]),
         (packed[rows[:0]], masks[:0]),
         (packed.with_planes(packed.planes[:, ::2]).unpack(), masks[:, ::2]),

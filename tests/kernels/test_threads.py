@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 
+from maskformer.kernels import threads
 from maskformer.kernels.threads import in_threads, own_threads
 
 
@@ -50,6 +51,7 @@ def test_the_number_of_threads_is_set_back(num_threads):
     def fail(numbers):
         raise RuntimeError("on purpose")
 
+    threads._pool.cache_clear()  # as in a process that has none yet
     in_threads(lambda numbers: None, 10)
     with pytest.raises(RuntimeError, match="on purpose"):
         in_threads(fail, 10)

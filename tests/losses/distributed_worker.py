@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from maskformer.losses import LossNormalizer, MaskFormerHungarianMatcher, MaskFormerLoss
+from maskformer.losses import MaskFormerHungarianMatcher, MaskFormerLoss
 
 QUERIES, LABELS = 6, 5
 CLASS_WEIGHTS = [0.5, 1.0, 2.0, 3.0, 0.25]
@@ -35,12 +35,12 @@ def results(counts: tuple[int, ...], weighted: bool, micro_batches: int, rank: i
     criterion = MaskFormerLoss(
         LABELS, MaskFormerHungarianMatcher(1.0, 20.0, 1.0), {}, 0.1, CLASS_WEIGHTS if weighted else None
     )
-    images = 4 // world_size // micro_batches
-    first = rank * (4 // world_size)
-    parts = [slice(first + i * images, first + (i + 1) * images) for i in range(micro_batches)]
+    share, images = 4 // world_size, 4 // world_size // micro_batches
+    first = rank * share
+    parts = [slice(start, start + images) for start in range(first, first + share, images)]
     normalizer = None
     if micro_batches > 1:
-        normalizer = LossNormalizer.combine(criterion.compute_normalizer(class_labels[p], QUERIES) for p in parts)
+        normalizer = criterion.compute_normalizer(class_labels[first : first + share], QUERIES)
     total = torch.zeros(3)
     for part in parts:
         losses = criterion(

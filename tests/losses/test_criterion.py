@@ -29,14 +29,6 @@ def test_names_of_the_terms_and_own_matching_per_head(make_batch, make_criterion
             torch.testing.assert_close(losses[name + suffix], alone[name])
 
 
-def test_total_weighs_every_head(make_criterion):
-    ones = {name + suffix: torch.tensor(1.0) for suffix in ("", "_0", "_10") for name in TERMS}
-    criterion = make_criterion()
-    assert criterion.total(ones).item() == 3 * (1 + 20 + 1)
-    criterion.weight_dict["loss_dice_0"] = 5.0  # the name with the suffix goes before the one without
-    assert criterion.total({**ones, "loss_of_mine": torch.tensor(2.0)}).item() == 3 * 22 + 4 + 2
-
-
 def test_empty_weight_is_a_buffer_that_can_be_rebuilt():
     matcher = MaskFormerHungarianMatcher()
     plain = MaskFormerLoss(3, matcher, {}, 0.1)

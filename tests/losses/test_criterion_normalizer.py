@@ -50,17 +50,13 @@ def test_it_is_frozen():
 
 @pytest.mark.parametrize("counts", [(2, 3, 1, 4), (0, 1, 0, 0), (0, 0, 0, 0), (0, 0, 3, 1)])
 @pytest.mark.parametrize("class_weights", [None, WEIGHTS])
-@pytest.mark.parametrize("how", ["combine", "from_targets"])
-def test_two_micro_batches_of_two_equal_one_batch_of_four(make_batch, make_criterion, counts, class_weights, how):
+def test_two_micro_batches_of_two_equal_one_batch_of_four(make_batch, make_criterion, counts, class_weights):
     batch, criterion = make_batch(counts), make_criterion(class_weights=class_weights)
     whole = criterion(*batch.arguments)
     expected = torch.autograd.grad(sum(whole.values()), (batch.masks, batch.classes))
 
     parts = [slice(0, 2), slice(2, 4)]
-    if how == "combine":
-        normalizer = LossNormalizer.combine(criterion.compute_normalizer(batch.class_labels[part], 6) for part in parts)
-    else:
-        normalizer = criterion.compute_normalizer(batch.class_labels, 6)
+    normalizer = criterion.compute_normalizer(batch.class_labels, 6)
     micro = [criterion(*(values[part] for values in batch.arguments), normalizer=normalizer) for part in parts]
     for name in TERMS:
         torch.testing.assert_close(sum(losses[name] for losses in micro), whole[name], rtol=1e-5, atol=1e-7)

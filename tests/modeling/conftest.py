@@ -61,15 +61,19 @@ def decoder_fields(**changes: Any) -> dict[str, Any]:
     }
 
 
-def small_config(backbone: str = "swin-window4", **changes: Any) -> MaskFormerConfig:
-    fields: dict[str, Any] = {
-        "backbone_config": BACKBONES[backbone],
+def model_fields(backbone: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "backbone_config": dict(BACKBONES[backbone]),
         "decoder_config": decoder_fields(),
         "fpn_feature_size": 32,
         "mask_feature_size": 16,
         "num_labels": 5,
+        **changes,
     }
-    return MaskFormerConfig(**{**fields, **changes})
+
+
+def small_config(backbone: str = "swin-window4", **changes: Any) -> MaskFormerConfig:
+    return MaskFormerConfig(**model_fields(backbone, **changes))
 
 
 def randomize(model: nn.Module, seed: int = 0) -> None:
@@ -92,14 +96,8 @@ def peer_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     def make(backbone: str) -> Path:
         if backbone not in made:
             directory = tmp_path_factory.mktemp(backbone)
-            config = transformers.MaskFormerConfig(
-                backbone_config=dict(BACKBONES[backbone]),
-                decoder_config=decoder_fields(),
-                fpn_feature_size=32,
-                mask_feature_size=16,
-                num_labels=5,
-            )
             torch.manual_seed(0)
+            config = transformers.MaskFormerConfig(**model_fields(backbone))
             model = transformers.MaskFormerForInstanceSegmentation(config)
             randomize(model)
             model.save_pretrained(directory)

@@ -10,21 +10,15 @@ from maskformer import PerPixelBaseline, PerPixelBaselinePlus, load_model
 from maskformer.configuration import PerPixelBaselineConfig
 from maskformer.modeling.per_pixel import per_pixel_loss
 
-from .conftest import BACKBONES, decoder_fields
+from .conftest import BACKBONES, decoder_fields, model_fields
 
 CLASSES = 5
 
 
 def build(plus: bool, **changes: object) -> PerPixelBaseline | PerPixelBaselinePlus:
     torch.manual_seed(0)
-    config = PerPixelBaselineConfig(
-        backbone_config=BACKBONES["resnet-basic"],
-        decoder_config=decoder_fields(num_queries=CLASSES),
-        fpn_feature_size=32,
-        mask_feature_size=16,
-        num_labels=CLASSES,
-        **changes,
-    )
+    queries = decoder_fields(num_queries=CLASSES)
+    config = PerPixelBaselineConfig(**model_fields("resnet-basic", decoder_config=queries, **changes))
     return PerPixelBaselinePlus(config) if plus else PerPixelBaseline(config)
 
 

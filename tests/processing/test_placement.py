@@ -100,7 +100,9 @@ def test_bad_pixel_masks():
         placements(logits, None, pixel_mask((64, 64), (1, 1), (1, 1)), "paper")
     with pytest.raises(ValueError, match="does not belong to mask logits of 16 x 16; expected about 64 x 64"):
         placements(logits, None, pixel_mask((128, 64), (64, 64)), "paper")
-    for mask in (torch.zeros(1, 64, 64), pixel_mask((64, 64), (8, 8)).flip(1), torch.eye(64)[None]):
+    moved = pixel_mask((64, 64), (8, 8))
+    moved[0, 7, 7:9] = torch.tensor([0, 1])
+    for mask in (torch.zeros(1, 64, 64), pixel_mask((64, 64), (8, 8)).flip(1), torch.eye(64)[None], moved):
         with pytest.raises(ValueError, match="rectangle at the top left"):
             placements(logits, None, mask, "paper")
 

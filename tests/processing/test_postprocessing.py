@@ -186,6 +186,32 @@ def test_the_panoptic_mask_threshold_decides_what_a_query_claims(designed, sizes
     assert labels(0.3) == [1]
 
 
+def test_a_fused_segment_has_the_score_of_its_best_query(designed):
+    masks = [torch.full((8, 8), 0.01) for _ in range(3)]
+    for number, mask in enumerate(masks):
+        mask[2 * number : 2 * number + 2] = 0.9
+    outputs = designed([(0, score, mask) for score, mask in zip((0.6, 0.9, 0.7), masks, strict=True)], classes=2)
+    (segment,) = panoptic_segmentation(outputs, label_ids_to_fuse={0})[0]["segments_info"]
+    assert (segment["was_fused"], segment["score"]) == (True, pytest.approx(0.9, abs=1e-6))
+
+
+@pytest.mark.parametrize("protocol", ["transformers", "paper"])
+def test_a_panoptic_score_must_exceed_the_threshold(protocol):
+    outputs = SimpleNamespace(class_queries_logits=torch.zeros(1, 1, 2), masks_queries_logits=torch.ones(1, 1, 8, 8))
+    for threshold, kept in ((0.5, 0), (0.49, 1)):  # the score is 1/2, exactly
+        result = panoptic_segmentation(outputs, threshold, protocol=protocol)[0]
+        assert len(result["segments_info"]) == kept
+
+
+def test_a_query_that_wins_just_the_share_it_needs_is_kept(designed):
+    weak, strong = torch.full((16, 16), 0.4), torch.full((16, 16), 0.01)
+    weak[:, :8], strong[:, 8:] = 0.9, 0.95  # the weak one claims 16 columns and wins half of them
+    outputs = designed([(0, 0.9, weak), (1, 0.9, strong)], classes=2)
+    for share, kept in ((0.5, [0, 1]), (0.51, [1])):
+        result = panoptic_segmentation(outputs, 0.5, 0.3, share)[0]
+        assert [info["label_id"] for info in result["segments_info"]] == kept
+
+
 @pytest.mark.parametrize("protocol", ["transformers", "paper"])
 def test_instance_masks_reach_the_mask_threshold(designed, protocol):
     mask = torch.full((8, 8), 0.01)

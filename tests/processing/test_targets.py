@@ -151,4 +151,3 @@ def test_padding_is_zero():
     assert int(padded.sum()) == 24
     assert binary_masks(torch.zeros(3, 4, dtype=torch.int64), [0], (5, 6)).sum() == 12
     assert binary_masks(torch.ones(0, 3, 4), [], (5, 6)).shape == (0, 5, 6)
-    assert present_ids(torch.zeros(0, 4, dtype=torch.int64)) == []

@@ -159,6 +159,30 @@ def test_refused_in_a_sentence(predictor, case) -> None:
     assert reply.headers["x-request-id"]
 
 
+def test_a_body_announced_as_too_large_is_not_read(predictor) -> None:
+    sent = []
+
+    async def receive():
+        raise AssertionError("nothing of the body is wanted")
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"101")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/segment", "query_string": b"", "headers": headers}
+    app = build_app(Service(predictor, Limits(body_bytes=100)), page=False)
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 413
+
+
+def test_base64_must_be_whole_and_nothing_else(predictor, scenes) -> None:
+    text = base64.b64encode(scenes[0]).decode()
+    for spoilt in (f"data:image/png;base64,{text}", f"{text[:40]}-{text[40:]}", text[:-3]):
+        (reply,) = asked(predictor, ("POST", "/v1/segment", {"json": {"image": spoilt}}))
+        assert reply.status_code == 422
+        assert "send the file's bytes in base64, without a prefix" in reply.json()["detail"]
+
+
 def test_more_data_than_the_header_says_is_not_unpacked(predictor) -> None:
     started = time.perf_counter()
     (reply,) = asked(predictor, segment(broken.overlong_data()))

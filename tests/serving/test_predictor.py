@@ -33,6 +33,17 @@ def test_options_reach_the_segmenter(predictor, segmenter, scenes) -> None:
     assert result.to_dict() != segmenter.predict(scenes[0], "instance")[0].to_dict()
 
 
+def test_only_equal_options_are_computed_together(predictor, scenes) -> None:
+    others = [{"task": "instance"}, {"threshold": 0.9}, {"mask_threshold": 0.9}, {"overlap": 0.99}]
+    likenesses = {
+        tuple(predictor.check(Options(**fields)).arguments().values()) for fields in [{}, {"format": "png"}, *others]
+    }
+    assert len(likenesses) == 1 + len(others)
+    jobs = [(scenes[0], predictor.check(Options(**fields))) for fields in [{}, *others]]
+    together = [result.to_dict() for result in predictor.predict(jobs)]
+    assert together == [predictor.predict([job])[0].to_dict() for job in jobs]
+
+
 def test_encodings(predictor, segmenter, scenes) -> None:
     result = segmenter.predict(scenes[0])[0]
     text, kind = predictor.encode(result, "rle")
@@ -75,6 +86,12 @@ def test_too_many_pixels_are_seen_in_the_header(predictor, make) -> None:
         strict.likeness(make())
 
 
+def test_too_many_pixels_are_not_decoded_either(predictor, segmenter) -> None:
+    strict = Predictor(segmenter, max_pixels=50_000)
+    (error,) = strict.predict([(broken.thin(), predictor.check(Options()))])
+    assert isinstance(error, TooManyPixels)
+
+
 def test_a_thin_picture_may_grow_too_large_by_resizing(predictor, segmenter, monkeypatch) -> None:
     monkeypatch.setattr(segmenter.image_processor, "size", {"shortest_edge": 192})
     grown = Predictor(segmenter, max_pixels=1_000_000)
@@ -93,6 +110,15 @@ def test_pictures_of_a_kind_are_alike_before_they_are_decoded(predictor, scenes)
     assert predictor.likeness(scenes[1]) == (256, 192)
     assert predictor.likeness(broken.turned()) == (384, 192)
     assert predictor.likeness(png_of(np.zeros((32, 64), np.uint8))) == (192, 384)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_header_tells_which_way_up_a_picture_is(predictor, orientation) -> None:
+    content, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (64, 32), "green").save(content, "JPEG", exif=exif)
+    height, width = predictor._decoded(content.getvalue()).shape[-2:]
+    assert predictor.likeness(content.getvalue()) == ((192, 384) if height < width else (384, 192))
 
 
 def test_options_a_task_has_no_use_for(predictor) -> None:

@@ -41,11 +41,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def block_of(*paths: Path) -> dict[str, np.ndarray]:
     return {
-        "number": np.arange(len(paths)),
+        "file": np.array([path.name for path in paths], object),
         "root": np.array([""] * len(paths), object),
         "path": np.array([str(path) for path in paths], object),
         "stem": np.array([path.stem for path in paths], object),
     }
+
+
+def answers(worker: Worker, *paths: Path) -> dict[str, object]:
+    return {row["file"][0]: pickle.loads(row["answer"][0]) for row in worker(block_of(*paths))}
 
 
 def predict(pictures: object, out: Path, *words: str) -> int:
@@ -104,13 +108,12 @@ def test_a_worker_gives_what_predict_writes(tmp_path, segmenter) -> None:
     for path, result in zip(paths, segmenter.stream(paths, batch_size=2), strict=True):
         result.save(tmp_path / "expected", path.stem)
     (folder / "broken.png").write_text("no picture")
-    rows = list(Worker(RECIPE)(block_of(paths[0], folder / "broken.png", *paths[1:])))
-    assert sorted(row["number"][0] for row in rows) == [0, 1, 2, 3]
-    [sentence] = [row["sentence"][0] for row in rows if row["number"] == [1]]
-    assert sentence.startswith(f"picture ({folder / 'broken.png'}) cannot be read as a picture")
-    given = [pickle.loads(row["result"][0]) for row in rows if not row["sentence"][0]]
-    assert {name: content for _, files in given for name, content in files.items()} == contents(tmp_path / "expected")
-    for slim, _ in given:
+    given = answers(Worker(RECIPE), paths[0], folder / "broken.png", *paths[1:])
+    assert sorted(given) == ["000.png", "001.png", "002.png", "broken.png"]
+    assert given.pop("broken.png").startswith("picture (broken.png) cannot be read as a picture")
+    written = {name: content for _, files in given.values() for name, content in files.items()}
+    assert written == contents(tmp_path / "expected")
+    for slim, _ in given.values():
         assert slim.to_dict()["segments"]
         assert slim.image is None
 
@@ -126,24 +129,23 @@ def test_a_picture_the_network_fails_on_does_not_fail_the_others(tmp_path, monke
         return segment(self, group, *rest)
 
     monkeypatch.setattr(Segmenter, "_segment", fragile)
-    rows = list(Worker(RECIPE)(block_of(*sorted(folder.iterdir()))))
-    assert sorted((row["number"][0], row["sentence"][0]) for row in rows) == [
-        (0, ""),
-        (1, f"{folder / '001.png'}: not finite"),
-        (2, ""),
-    ]
+    given = answers(Worker(RECIPE), *sorted(folder.iterdir()))
+    assert [file for file, answer in given.items() if not isinstance(answer, str)] == ["000.png", "002.png"]
+    assert given["001.png"] == "001.png: not finite"
 
 
 def test_what_no_worker_can_do_ends_the_run(tmp_path) -> None:
     recipe = Recipe("scenes", "semantic", "cpu", None, None, None, {"threshold": 0.5})
-    [row] = Worker(recipe)(block_of(tmp_path / "a.png"))
-    assert row["number"] == [ray_batches._NO_PICTURE]
-    assert "threshold has no meaning for task 'semantic'" in row["sentence"][0]
+    [(file, sentence)] = answers(Worker(recipe), tmp_path / "a.png").items()
+    assert file == ray_batches._NO_FILE
+    assert "threshold has no meaning for task 'semantic'" in sentence
 
 
 def test_each_picture_is_written_once_and_none_is_missed(tmp_path, monkeypatch) -> None:
     paths = sorted(draw(tmp_path / "in", 2).iterdir())
     flat = [{name: value[0] for name, value in row.items()} for row in Worker(RECIPE)(block_of(*paths))]
+    for row in flat:
+        row["file"] = str(paths[0].parent / row["file"])
     monkeypatch.setattr(ray_batches, "_rows", lambda *_: iter([flat[0], flat[0], flat[1]]))
     files = {str(path): path.stem for path in paths}
     assert [file for file, _ in segment_on_cluster(None, files, {}, RECIPE, tmp_path / "out", None)] == list(files)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from maskformer.cli import main
-from maskformer.cli.serve import run
+from maskformer.cli.serve import Command
 from maskformer.data.scenes import draw_scene
 from maskformer.serving.ray_service import NAME, _reason
 from tests.serving.conftest import png_of
@@ -35,7 +35,7 @@ def test_without_ray_one_sentence_says_what_to_install(capsys, monkeypatch) -> N
 def test_an_address_that_cannot_be_had_is_told_before_ray_starts(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match="cannot listen on 256"):
-        run("scenes", host="256.0.0.1", engine="ray")
+        Command("scenes", host="256.0.0.1", engine="ray").run()
 
 
 def test_the_reason_of_a_replica_that_did_not_start() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from maskformer import MaskFormerConfig
+from maskformer import MaskFormerConfig, MaskFormerForInstanceSegmentation
 from maskformer.checkpoints.key_tables import key_table
 from maskformer.data.scene_set import SceneDataset
 from maskformer.training import network as network_room
@@ -17,9 +17,8 @@ from maskformer.training.backbone_weights import load_backbone
 from maskformer.training.config import build_config
 from maskformer.training.network import build_network, encoder_of
 
-from .tiny import DECODER
+from ..networks import STAGES
 
-STAGES = ["stage1", "stage2", "stage3", "stage4"]
 SIZES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 2, 1, 1], "out_features": STAGES}
 SWIN = transformers.SwinConfig(
     embed_dim=8, depths=[1, 2, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, image_size=64, out_features=STAGES
@@ -34,11 +33,10 @@ SOURCES = {
 
 
 def small_model(backbone, **fields):
+    decoder = {"model_type": "detr", "d_model": 32, "decoder_layers": 1, "num_queries": 4}
     config = MaskFormerConfig(
-        backbone_config=backbone, decoder_config=DECODER, fpn_feature_size=32, mask_feature_size=16, **fields
+        backbone_config=backbone, decoder_config=decoder, fpn_feature_size=32, mask_feature_size=16, **fields
     )
-    from maskformer import MaskFormerForInstanceSegmentation
-
     return MaskFormerForInstanceSegmentation(config).eval()
 
 

@@ -14,11 +14,6 @@ from .tiny import save_tiny
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
 def seen(tmp_path_factory, checkpoint) -> list[dict[str, Any]]:
     """What each of two processes saw."""
     folder = tmp_path_factory.mktemp("two")
@@ -28,14 +23,9 @@ def seen(tmp_path_factory, checkpoint) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def alone(checkpoint) -> dict[str, dict[str, Tensor]]:
+def alone(one_thread, checkpoint) -> dict[str, dict[str, Tensor]]:
     """One process, one batch of four."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return {scenario: by_trainer(checkpoint, scenario, 1) for scenario in SCENARIOS}
-    finally:
-        torch.set_num_threads(before)
+    return {scenario: by_trainer(checkpoint, scenario, 1) for scenario in SCENARIOS}
 
 
 # Their gradient is 0 but for rounding: a key's bias moves all scores of a query alike, which softmax does not see, and

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,9 @@ from maskformer.training.trainer import train
 
 from .distributed_worker import SCENARIOS, by_trainer, start, whole_run
 from .test_distributed import BASELINE_ROUNDING, assert_same, assert_same_skips
-from .tiny import save_tiny
+from .tiny import curve, save_tiny
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +30,6 @@ def folder(tmp_path_factory, checkpoint) -> Path:
 @pytest.fixture(scope="module")
 def seen(folder) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
-
-
-def curve(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def model(run: Path) -> dict[str, torch.Tensor]:

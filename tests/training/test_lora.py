@@ -12,8 +12,6 @@ from torch import nn
 
 from maskformer import load_model
 
-from .tiny import save_tiny
-
 # peft asks a transformers model for a property that is deprecated there.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
@@ -60,11 +58,6 @@ def train_a_little(model: Any, steps: int) -> list[float]:
         optimizer.zero_grad()
         losses.append(loss.item())
     return losses
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 def test_every_linear_layer_gets_an_adapter(checkpoint) -> None:

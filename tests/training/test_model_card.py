@@ -14,7 +14,7 @@ from maskformer.training.model_card import build_card, check_hub
 from maskformer.training.trainer import train
 
 from ..data.publishers import write_label_maps
-from .tiny import save_tiny, settings
+from .tiny import settings
 
 ME = {"name": "me", "orgs": [{"name": "us"}], "auth": {"accessToken": {"role": "write"}}}
 
@@ -47,11 +47,6 @@ def api(monkeypatch) -> FakeApi:
     fake = FakeApi()
     monkeypatch.setattr(model_card, "HfApi", lambda: fake)
     return fake
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("start") / "tiny")
 
 
 def test_the_final_model_is_uploaded_with_its_card(tmp_path, api, checkpoint, capsys) -> None:
@@ -137,9 +132,9 @@ def test_a_card_without_evaluation_and_of_a_hub_checkpoint(tmp_path) -> None:
     from maskformer.data.scene_set import SceneDataset
 
     config = settings(tmp_path, "facebook/maskformer-swin-tiny-ade")
-    card = build_card(config, SceneDataset(3), {}, 8, "drawn")
+    card = build_card(config, SceneDataset(3), {}, 8)
     assert "Not evaluated." in card.text
     assert card.data.base_model == "facebook/maskformer-swin-tiny-ade"
     assert card.data.eval_results is None
-    some = build_card(config, SceneDataset(3), {"PQ": 12.5, "best": None, "AP": math.pi}, 8, "drawn")
+    some = build_card(config, SceneDataset(3), {"PQ": 12.5, "best": None, "AP": math.pi}, 8)
     assert "| PQ | 12.50 |\n| AP | 3.14 |" in some.text

@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from maskformer.cli import main
 from maskformer.data.recognise import open_dataset
-from maskformer.data.scenes import LABELS
 from maskformer.training.trainer import train
 
 from ..data.publishers import WRITERS, write_hub
-from .tiny import save_tiny, settings
+from .tiny import curve, settings
 
 FORMATS: dict[str, Callable[..., Any] | None] = {  # the writer of each, if it has files
     **{name: writer for name, (writer, *_) in WRITERS.items()},
@@ -55,17 +53,7 @@ device: cpu
 """
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("tiny"), labels=LABELS)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write(name: str, root: Path, count: int, size: tuple[int, int]) -> dict[str, Any]:
@@ -85,8 +73,11 @@ def test_a_few_steps(name, tmp_path, checkpoint) -> None:
     data = write(name, tmp_path / "data", 2, (48, 64))
     outcome = train(settings(tmp_path / "run", checkpoint, steps=3, trackers=["none"], **data))
     assert (outcome.step, outcome.skipped) == (3, 0)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert all(0 < row[term] < 100 for row in rows for term in ("loss", "loss_cross_entropy", "loss_mask", "loss_dice"))
+    assert all(
+        0 < row[term] < 100
+        for row in curve(tmp_path / "run")
+        for term in ("loss", "loss_cross_entropy", "loss_mask", "loss_dice")
+    )
 
 
 @pytest.mark.slow

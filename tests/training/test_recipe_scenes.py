@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -18,7 +17,7 @@ from maskformer.training.optimizer import parameter_groups, rate_share
 from maskformer.training.recipes import resolve
 from maskformer.training.trainer import Trainer, _accelerator, train
 
-from .tiny import save_tiny
+from .tiny import curve, save_tiny
 
 QUICK = {"workers": 0, "eval_every": 0, "trackers": ["none"], "device": "cpu"}
 
@@ -69,12 +68,21 @@ def test_every_picture_is_new_and_the_first_ones_are_small(tmp_path) -> None:
     assert step == 19
 
 
+def test_a_picture_is_mirrored_every_other_time(tmp_path) -> None:
+    config = recipe(tmp_path / "run", steps=8, batch_size=1, early_share=0)
+    dataset = open_dataset("scenes:3")
+    draws = build_loader(dataset, config, list, Order(3, config)).dataset
+    for draw in range(6):
+        expected = dataset[draw % 3].image[:, :: -1 if draw % 2 else 1]
+        assert (draws[draw % 3, draw].image == expected).all()
+
+
 def test_it_trains_and_saves_in_half_precision(tmp_path) -> None:
     train(recipe(tmp_path / "run", steps=2, batch_size=2, early_share=1, early_size=(64, 96), check_images=2))
     saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert {value.dtype for value in saved.values() if value.is_floating_point()} == {torch.float16}
     assert load_model(tmp_path / "run" / "model").state_dict().keys() == load_model("scenes").state_dict().keys()
-    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    rows = curve(tmp_path / "run")
     assert [(row["step"], row["skipped"], math.isfinite(row["loss"])) for row in rows] == [(1, 0, True), (2, 0, True)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -21,31 +20,16 @@ from maskformer.data.recognise import open_dataset
 from maskformer.data.scenes import LABELS, STUFF_IDS
 from maskformer.training.average import AveragedWeights
 from maskformer.training.batches import Order, build_loader
-from maskformer.training.checkpointing import write_directory
+from maskformer.training.checkpointing import latest_checkpoint, read_state, save_checkpoint
 from maskformer.training.network import build_network
 from maskformer.training.trainer import Trainer, _accelerator, train
 
-from .tiny import HalfEmpty, save_tiny, settings
+from .tiny import HalfEmpty, curve, save_tiny, settings
 
-SCRIPT = Path(__file__).with_name("tiny.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def curve(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -63,6 +47,10 @@ def test_samples_are_the_same_for_any_number_of_processes(checkpoint) -> None:
     assert list(Order(6, config, 3)) == list(Order(6, config))[3:]
     drawn = [index for batch in alone for index, _ in batch]
     assert sorted(drawn[:4] + [i for i, n in alone[1] if n < 6]) == list(range(6))  # each image once per epoch
+    single = settings(Path("o"), checkpoint, batch_size=1, steps=12)
+    first, second = np.reshape([index for ((index, _),) in Order(6, single)], (2, 6)).tolist()
+    assert sorted(first) == sorted(second) == list(range(6))
+    assert first != second  # each epoch has an order of its own
     with pytest.raises(ValueError, match="make it a multiple of 3"):
         Order(6, config, 0, 0, 3)
 
@@ -138,6 +126,14 @@ def test_the_result_is_a_checkpoint_here_and_in_transformers(tmp_path, checkpoin
         ours, other = segmenter.model(pixel_values), theirs(pixel_values)
     torch.testing.assert_close(ours.class_queries_logits, other.class_queries_logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.masks_queries_logits, other.masks_queries_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_evaluations_in_between_change_nothing(tmp_path) -> None:
+    model = save_tiny(tmp_path / "dropping", dropout=0.2)
+    for name, every in (("plain", 0), ("evaluated", 1)):
+        train(settings(tmp_path / name, model, steps=3, eval_every=every, eval_images=1, pictures=0))
+    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("plain", "evaluated"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_other_classes_start_anew_where_they_do_not_fit(tmp_path, capsys) -> None:
@@ -239,6 +235,30 @@ def test_options_that_change_how_it_is_computed(tmp_path, checkpoint) -> None:
     assert not [name for name in moved if "pixel_level_module.encoder" in name]
 
 
+@pytest.mark.parametrize("fields", [{}, {"freeze_backbone": True, "model": None, "network": "small"}])
+def test_a_backbone_that_is_there_already_keeps_its_statistics(tmp_path, fields) -> None:
+    config = settings(tmp_path / "run", **{"model": "scenes", "steps": 2, "eval_every": 1, "pictures": 0, **fields})
+    network, _ = build_network(config, open_dataset("scenes:4", "train"))
+    before = {name: value.clone() for name, value in network.state_dict().items() if "running_" in name}
+    assert before
+    train(config)
+    after = load_model(tmp_path / "run" / "model").state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_backbone_from_nothing_learns_its_statistics(tmp_path) -> None:
+    train(settings(tmp_path / "run", None, steps=2, network="small"))
+    after = load_model(tmp_path / "run" / "model").state_dict()
+    assert all(value.abs().max() > 0 for name, value in after.items() if "encoder" in name and "running_mean" in name)
+
+
+def test_a_gpu_that_is_not_there_is_told(tmp_path, checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device is cuda, but torch sees no GPU"):
+        train(settings(tmp_path / "run", checkpoint, device="cuda"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_workers_draw_what_the_process_would(checkpoint) -> None:
     batches = []
     for workers in (0, 2):
@@ -249,7 +269,7 @@ def test_workers_draw_what_the_process_would(checkpoint) -> None:
         assert torch.equal(one["pixel_values"], two["pixel_values"])
 
 
-def test_average_and_atomic_directories(tmp_path) -> None:
+def test_average() -> None:
     layer = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(layer.weight)
     average = AveragedWeights(layer, 0.5)
@@ -262,15 +282,24 @@ def test_average_and_atomic_directories(tmp_path) -> None:
         assert layer.weight.item() == 7
     assert layer.weight.item() == 1
 
-    write_directory(tmp_path / "d", lambda path: (path / "a").write_text("old"))
 
-    def fail(path: Path) -> None:
-        (path / "a").write_text("new")
-        raise RuntimeError("killed")
+def test_the_newest_whole_checkpoints_are_kept(tmp_path, checkpoint) -> None:
+    config = settings(tmp_path, checkpoint, keep=2)
+    for step in (9, 10, 11, 12):
+        save_checkpoint(config, step, lambda path: path.mkdir(), {"step": step})
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000011", "step-00000012"]
+    # killed before its last file was on the disk for certain
+    (tmp_path / "checkpoints" / "step-00000012").rename(tmp_path / "checkpoints" / "step-00000012.partial")
+    latest = latest_checkpoint(tmp_path)
+    assert latest is not None
+    assert read_state(latest) == {"step": 11}
 
-    with pytest.raises(RuntimeError):
-        write_directory(tmp_path / "d", fail)
-    assert (tmp_path / "d" / "a").read_text() == "old"
-    write_directory(tmp_path / "d", lambda path: (path / "a").write_text("new"))
-    assert (tmp_path / "d" / "a").read_text() == "new"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["d"]
+
+def test_counters_are_copied_into_the_average() -> None:
+    layer = torch.nn.BatchNorm1d(2)
+    average = AveragedWeights(layer, 0.5)
+    for _ in range(3):
+        layer(torch.randn(4, 2))
+        average.update()
+    assert average.values["num_batches_tracked"].item() == 3

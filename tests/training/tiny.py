@@ -1,24 +1,21 @@
-"""A network of some thousand weights, settings for it, and one step of a trainer for comparison between processes.
-
-python tiny.py CHECKPOINT RESULT ACCUMULATION        # alone, or under torchrun
-"""
+"""A checkpoint of some thousand weights, settings to train it with, and what a run has logged."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from maskformer.checkpoints.loading import model_class
-from maskformer.configuration import MaskFormerConfig, PerPixelBaselineConfig
 from maskformer.data.sample import Sample
 from maskformer.data.scene_set import SceneDataset
 from maskformer.data.scenes import LABELS
 from maskformer.training.batches import Order
 from maskformer.training.config import TrainingConfig
 from maskformer.training.recipes import resolve
+
+from ..networks import tiny_network
 
 SWIN = {
     "model_type": "swin",
@@ -27,17 +24,6 @@ SWIN = {
     "num_heads": [1, 1, 2, 2],
     "window_size": 4,
     "drop_path_rate": 0.0,
-    "out_features": ["stage1", "stage2", "stage3", "stage4"],
-}
-DECODER = {
-    "model_type": "detr",
-    "d_model": 32,
-    "decoder_layers": 2,
-    "decoder_attention_heads": 2,
-    "decoder_ffn_dim": 32,
-    "encoder_layers": 0,
-    "encoder_attention_heads": 2,
-    "num_queries": 32,
 }
 
 
@@ -47,21 +33,14 @@ def save_tiny(
     labels: dict[int, str] = LABELS,
     dropout: float = 0.0,
 ) -> str:
-    torch.manual_seed(0)
-    decoder = {**DECODER, "dropout": dropout}
-    if architecture == "PerPixelBaselinePlus":
-        decoder["num_queries"] = len(labels)
-    cls: Any = PerPixelBaselineConfig if architecture.startswith("PerPixel") else MaskFormerConfig
-    config = cls(
-        backbone_config=SWIN,
-        decoder_config=decoder,
-        fpn_feature_size=32,
-        mask_feature_size=16,
-        id2label=labels,
-        architectures=[architecture],
-    )
-    model_class(architecture)(config).save_pretrained(directory)
+    decoder = {"decoder_layers": 2, "num_queries": 32, "dropout": dropout}
+    tiny_network(SWIN, decoder, labels, architecture).save_pretrained(directory)
     return str(directory)
+
+
+def curve(run: Path) -> list[dict[str, Any]]:
+    """What the run has logged."""
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def settings(out: Path, model: str, **fields: Any) -> TrainingConfig:

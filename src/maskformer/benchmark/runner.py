@@ -8,35 +8,14 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One case: the shortest time in seconds and the peak memory in bytes above the start, of either side."""
-
-    case: str
-    peer_seconds: float
-    seconds: float
-    peer_bytes: float
-    bytes: float
-
-    @property
-    def speedup(self) -> float:
-        """The peer's time over ours."""
-        return self.peer_seconds / self.seconds
-
-    @property
-    def memory_ratio(self) -> float:
-        """The peer's memory over ours; ours counts as one megabyte at least, below which nothing can be told."""
-        return self.peer_bytes / max(self.bytes, 1e6)
 
 
 def run_side(case: str, side: str, seconds: float, device: str = "cpu") -> dict[str, float]:
@@ -53,58 +32,45 @@ def run_side(case: str, side: str, seconds: float, device: str = "cpu") -> dict[
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def compare(
-    cases: Sequence[str], rounds: int, seconds: float, tell: Callable[[Comparison], None], device: str = "cpu"
-) -> list[Comparison]:
-    """Peer, ours, peer, ours, ...: the least time and the least peak of each side over the rounds."""
-    found: list[Comparison] = []
-    for case in cases:
-        sides: dict[str, list[dict[str, float]]] = {"transformers": [], "ours": []}
-        for _ in range(rounds):
-            for side, measured in sides.items():
-                measured.append(run_side(case, side, seconds, device))
-        best = {
-            (side, figure): min(each[figure] for each in measured)
-            for side, measured in sides.items()
-            for figure in ("seconds", "bytes")
-        }
-        found.append(
-            Comparison(
-                case,
-                best["transformers", "seconds"],
-                best["ours", "seconds"],
-                best["transformers", "bytes"],
-                best["ours", "bytes"],
-            )
-        )
-        tell(found[-1])
-    return found
+def compare(case: str, rounds: int, seconds: float, device: str = "cpu") -> dict[str, Any]:
+    """One case, peer, ours, peer, ours, ...: the least time in seconds and the least peak memory in bytes of each side.
 
-
-def report(comparisons: Sequence[Comparison], device: str = "cpu") -> dict[str, Any]:
-    """Everything that is needed to read the figures later: date, hardware, versions, ceilings, cases with ratios."""
-    processor = next(
-        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        platform.processor(),
+    Beside them, how many times faster we are, and with how many times less memory. Ours counts as one megabyte at
+    least, below which nothing can be told.
+    """
+    sides: dict[str, list[dict[str, float]]] = {"transformers": [], "ours": []}
+    for _ in range(rounds):
+        for side, measured in sides.items():
+            measured.append(run_side(case, side, seconds, device))
+    peer, ours = (
+        {figure: min(each[figure] for each in measured) for figure in ("seconds", "bytes")}
+        for measured in sides.values()
     )
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": processor if device == "cpu" else _gpu(),
-        "cores": len([line for line in _lines("/proc/cpuinfo") if line.startswith("processor")]),
-        "versions": {name: version(name) for name in ("maskformer", "torch", "transformers")},
-        "ceilings": run_side("ceilings", "ours", 1.0, device),
-        "cases": [{**asdict(each), "speedup": each.speedup, "memory_ratio": each.memory_ratio} for each in comparisons],
+        "case": case,
+        "peer_seconds": peer["seconds"],
+        "seconds": ours["seconds"],
+        "peer_bytes": peer["bytes"],
+        "bytes": ours["bytes"],
+        "speedup": peer["seconds"] / ours["seconds"],
+        "memory_ratio": peer["bytes"] / max(ours["bytes"], 1e6),
     }
 
 
-def _gpu() -> str:
+def report(cases: list[dict[str, Any]], device: str = "cpu") -> dict[str, Any]:
+    """Everything that is needed to read the figures later: date, hardware, versions, ceilings, and the cases."""
     import torch
 
-    return torch.cuda.get_device_name()
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
+    cores = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = re.findall(r"^model name\s*: (.*)$", cores, re.MULTILINE) or [platform.processor()]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "processor": names[0] if device == "cpu" else torch.cuda.get_device_name(),
+        "cores": os.cpu_count(),
+        "versions": {name: version(name) for name in ("maskformer", "torch", "transformers")},
+        "ceilings": run_side("ceilings", "ours", 1.0, device),
+        "cases": cases,
+    }
 
 
 def markdown(document: dict[str, Any]) -> str:
@@ -142,27 +108,30 @@ def plot(document: dict[str, Any]) -> str:
     most = max(max(1.0, each[key]) for each in cases for key, _, _ in measures)
     decades = max(1, math.ceil(math.log10(most)))
     unit, bottom = (width - left - 60) / decades, top + row * len(cases)
-    parts = [f'<text x="16" y="24" font-size="15" font-weight="bold">Against transformers {peer}</text>']
+    parts: list[str] = []
+
+    def text(x: float, y: int, words: str, style: str = "") -> None:
+        parts.append(f'<text x="{x:.0f}" y="{y}"{style}>{words}</text>')
+
+    def bar(x: int, y: int, length: float, colour: str) -> None:
+        parts.append(f'<rect x="{x}" y="{y}" width="{length:.0f}" height="12" fill="{colour}"/>')
+
+    text(16, 24, f"Against transformers {peer}", ' font-size="15" font-weight="bold"')
     for place, (_, name, colour) in enumerate(measures):
-        x = left + 140 * place
-        parts.append(
-            f'<rect x="{x}" y="36" width="12" height="12" fill="{colour}"/><text x="{x + 18}" y="46">{name}</text>'
-        )
+        bar(left + 140 * place, 36, 12, colour)
+        text(left + 140 * place + 18, 46, name)
     for decade in range(decades + 1):
         x = left + unit * decade
         parts.append(f'<line x1="{x:.0f}" y1="{top - 6}" x2="{x:.0f}" y2="{bottom + 4}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x:.0f}" y="{bottom + 20}" text-anchor="middle" fill="#666">{10**decade}×</text>')
+        text(x, bottom + 20, f"{10**decade}×", ' text-anchor="middle" fill="#666"')
     for number, each in enumerate(cases):
         y = top + row * number
-        parts.append(f'<text x="{left - 10}" y="{y + 18}" text-anchor="end">{each["case"]}</text>')
+        text(left - 10, y + 18, each["case"], ' text-anchor="end"')
         for place, (key, _, colour) in enumerate(measures):
             # What is slower or larger than the peer's has no bar: its number tells.
-            end = left + max(1.0, unit * math.log10(max(1.0, each[key])))
-            parts.append(
-                f'<rect x="{left}" y="{y + 13 * place}" width="{end - left:.0f}" height="12" fill="{colour}"/>'
-            )
-            label = f"{each[key]:.1f}×"
-            parts.append(f'<text x="{end + 5:.0f}" y="{y + 13 * place + 10}" font-size="11">{label}</text>')
+            length = max(1.0, unit * math.log10(max(1.0, each[key])))
+            bar(left, y + 13 * place, length, colour)
+            text(left + length + 5, y + 13 * place + 10, f"{each[key]:.1f}×", ' font-size="11"')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{bottom + 32}" font-family="sans-serif" '
         'font-size="12"><rect width="100%" height="100%" fill="white"/>' + "".join(parts) + "</svg>\n"

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from maskformer.checkpoints.loading import architecture_of
 from maskformer.checkpoints.zoo import ZooEntry, list_zoo
 from maskformer.configuration import MaskFormerConfig, PerPixelBaselineConfig
 
@@ -66,18 +67,19 @@ def read_config(weights: Mapping[str, Tensor], attention_heads: int = 8) -> Mask
     """
     shapes = _Shapes(weights)
     fields: dict[str, Any] = {**_backbone(shapes), **_pixel_decoder(shapes), "deep_supervision": True}
-    decoder, encoder_layers = _decoder(shapes), fields["pixel_decoder_encoder_layers"]
+    decoder = _decoder(shapes)
     attending = [decoder["d_model"]] if decoder else []
-    attending += [fields["fpn_feature_size"]] if encoder_layers else []
+    if fields["pixel_decoder_encoder_layers"]:
+        attending.append(fields["fpn_feature_size"])
+        hidden = shapes.of(f"{_PIXEL_DECODER}.transformer.encoder.layers.0.linear1.weight", 2)[0]
+        decoder["encoder_ffn_dim"] = hidden
     for width in attending:
         if attention_heads < 1 or width % attention_heads:
             raise ValueError(
                 f"attention_heads is {attention_heads}, expected a divisor of the transformer's width {width}: "
                 "the number is not in the checkpoint, give the one it was trained with"
             )
-    if attending:
-        heads = {"encoder_attention_heads": attention_heads, "decoder_attention_heads": attention_heads}
-        decoder = {**decoder, **heads, "encoder_ffn_dim": _encoder_hidden(shapes, encoder_layers, decoder)}
+        decoder |= {"encoder_attention_heads": attention_heads, "decoder_attention_heads": attention_heads}
     fields["decoder_config"] = {
         "model_type": "detr",
         "dropout": _DROPOUT,
@@ -85,7 +87,10 @@ def read_config(weights: Mapping[str, Tensor], attention_heads: int = 8) -> Mask
         "activation_dropout": _DROPOUT,
         **decoder,
     }
-    fields["enforce_input_projection"] = _projects_needlessly(shapes, fields)
+    projection = f"{_PREDICTOR}.input_proj.weight"
+    if projection in shapes:
+        width, incoming, *_ = shapes.of(projection, 4)
+        fields["enforce_input_projection"] = width == incoming  # it is needed where they differ
     return _config_of_kind(shapes, fields)
 
 
@@ -109,10 +114,10 @@ def _backbone(shapes: _Shapes) -> dict[str, Any]:
 
 def _swin(shapes: _Shapes) -> dict[str, Any]:
     width, channels, patch, _ = shapes.of("backbone.patch_embed.proj.weight", 4)
-    stages = range(shapes.count("backbone.layers."))
+    stages = range(4)
     tables = [shapes.of(f"backbone.layers.{stage}.blocks.0.attn.relative_position_bias_table", 2) for stage in stages]
     # A window of w x w cells has (2w - 1)^2 relative positions.
-    window = (math.isqrt(shapes.of("backbone.layers.0.blocks.0.attn.relative_position_bias_table", 2)[0]) + 1) // 2
+    window = (math.isqrt(tables[0][0]) + 1) // 2
     return {
         "model_type": "swin",
         "image_size": 384 if window == 12 else 224,
@@ -158,27 +163,14 @@ def _decoder(shapes: _Shapes) -> dict[str, int]:
     if f"{_PREDICTOR}.query_embed.weight" not in shapes:
         return {}
     num_queries, width = shapes.of(f"{_PREDICTOR}.query_embed.weight", 2)
+    hidden = shapes.of(f"{_PREDICTOR}.transformer.decoder.layers.0.linear1.weight", 2)[0]
     return {
         "num_queries": num_queries,
         "d_model": width,
         "decoder_layers": shapes.count(f"{_PREDICTOR}.transformer.decoder.layers."),
-        "decoder_ffn_dim": shapes.of(f"{_PREDICTOR}.transformer.decoder.layers.0.linear1.weight", 2)[0],
+        "decoder_ffn_dim": hidden,
+        "encoder_ffn_dim": hidden,  # says nothing without an encoder
     }
-
-
-def _encoder_hidden(shapes: _Shapes, encoder_layers: int, decoder: dict[str, int]) -> int:
-    if not encoder_layers:
-        return decoder["decoder_ffn_dim"]
-    return shapes.of(f"{_PIXEL_DECODER}.transformer.encoder.layers.0.linear1.weight", 2)[0]
-
-
-def _projects_needlessly(shapes: _Shapes, fields: dict[str, Any]) -> bool:
-    """Whether the transformer decoder projects a map that has its width already."""
-    key = f"{_PREDICTOR}.input_proj.weight"
-    if key not in shapes:
-        return False
-    width, incoming, *_ = shapes.of(key, 4)
-    return width == incoming
 
 
 def recognise(config: MaskFormerConfig) -> ZooEntry | None:
@@ -195,7 +187,7 @@ def _fingerprint(config: MaskFormerConfig) -> tuple[Any, ...]:
     backbone, decoder = config.backbone_config, config.decoder_config
     of_backbone = ("depths", "embed_dim", "num_heads", "window_size", "hidden_sizes", "embedding_size", "layer_type")
     of_decoder = ("num_queries", "d_model", "decoder_layers", "decoder_ffn_dim")
-    kind = (config.architectures or ["?"])[0]
+    kind = architecture_of(config)
     return (
         kind,
         backbone.model_type,

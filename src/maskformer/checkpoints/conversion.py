@@ -1,16 +1,8 @@
-"""Converts checkpoint files: the authors' into a directory for `from_pretrained`, and back.
-
-A destination appears complete or not at all: it is written beside its place and moved there at the end.
-"""
+"""Converts checkpoint files: the authors' into a directory for `from_pretrained`, and back."""
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from maskformer.checkpoints.architecture import recognise
-from maskformer.checkpoints.loading import load_model, model_class
-from maskformer.checkpoints.original import from_original, to_original
+from maskformer.checkpoints.loading import architecture_of, load_model, model_class
+from maskformer.checkpoints.original import CONSTANTS, from_original, to_original
 from maskformer.checkpoints.unpickling import read_weights
+from maskformer.checkpoints.writing import written_whole
 from maskformer.checkpoints.zoo import ZooEntry, find_in_zoo
 from maskformer.configuration import MaskFormerConfig
 from maskformer.explanations import explained
-
-# ImageNet's mean and standard deviation in units of one gray level, as every published model uses them.
-_PIXEL_MEAN = (123.675, 116.28, 103.53)
-_PIXEL_STD = (58.395, 57.12, 57.375)
-_DEFAULT_SIZE = {"shortest_edge": 800, "longest_edge": 1333}
-_BILINEAR = 2
+from maskformer.processing.image_processor import MaskFormerImageProcessor
 
 
 @dataclass(frozen=True)
@@ -73,21 +61,15 @@ def convert_original(
     """
     dst = Path(dst)
     _check_free(dst)
-    entry = _zoo_entry(zoo_name)
     weights = read_weights(src)
     config, state = from_original(weights, attention_heads)
-    entry = entry or recognise(config)
+    entry = _published(zoo_name, config)
     if entry is not None:
-        config.stuff_class_ids = _stuff_class_ids(entry, config)
+        config.stuff_class_ids = entry["stuff_class_ids"]
     model = _filled_model(config, state)
-    with _written_beside(dst) as partial:
-        partial.mkdir()
+    with written_whole(dst) as partial:
         model.save_pretrained(partial)
-        settings = processor_settings(config, weights, entry)
-        text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-        partial.joinpath("preprocessor_config.json").write_text(text, encoding="utf-8")
-        if dst.exists():
-            dst.rmdir()
+        build_processor(config, weights, entry).save_pretrained(partial)
     return _summary(dst, model, entry)
 
 
@@ -114,80 +96,64 @@ def export_original(src: str | Path, dst: str | Path) -> Conversion:
     arrays = {
         key: (weight.float() if weight.is_floating_point() else weight).numpy() for key, weight in weights.items()
     }
-    with _written_beside(dst) as partial, partial.open("wb") as file:
+    with written_whole(dst) as partial, partial.open("wb") as file:
         pickle.dump({"model": arrays, "__author__": "maskformer"}, file, protocol=4)
     return _summary(dst, model, recognise(model.config))
 
 
-def processor_settings(config: MaskFormerConfig, weights: dict[str, Tensor], entry: ZooEntry | None) -> dict[str, Any]:
-    """The content of `preprocessor_config.json`: how the authors prepare images for this model.
+def build_processor(
+    config: MaskFormerConfig, weights: dict[str, Tensor], entry: ZooEntry | None
+) -> MaskFormerImageProcessor:
+    """How the authors prepare images for this model.
 
-    Sizes are in pixels, means and standard deviations for values in [0, 1]. The authors pad to a multiple of 32 (the
-    COCO panoptic models not at all) and never stretch: `size_divisor` is 0.
+    They pad to a multiple of 32 (the COCO panoptic models not at all) and never stretch: `size_divisor` is 0. Mean and
+    deviation are ImageNet's, as in every published model, where the file has no others.
     """
-    entry = entry or {}
-    size = _DEFAULT_SIZE
-    if entry:
-        size = {"shortest_edge": entry["min_size_test"], "longest_edge": entry["max_size_test"]}
-    settings = {
-        "image_processor_type": "MaskFormerImageProcessor",
-        "do_resize": True,
-        "size": size,
-        "resample": _BILINEAR,
-        "size_divisor": 0,
-        "pad_size_divisor": entry.get("pad_divisor", 32),
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": _per_channel(weights.get("pixel_mean"), _PIXEL_MEAN),
-        "image_std": _per_channel(weights.get("pixel_std"), _PIXEL_STD),
-        "ignore_index": entry.get("ignore_value", 255),
-        "num_labels": config.num_labels,
+    entry = entry or {"min_size_test": 800, "max_size_test": 1333, "pad_divisor": 32, "ignore_value": 255}
+    # Of gray levels there; rounded, because float32 makes 103.53 / 255 = 0.406 a number of 17 digits.
+    colors: dict[str, Any] = {
+        f"image_{name}": [round(value / 255, 6) for value in weights[f"pixel_{name}"].flatten().tolist()]
+        for name in ("mean", "std")
+        if f"pixel_{name}" in weights
     }
-    if config.stuff_class_ids is not None:
-        settings["label_ids_to_fuse"] = config.stuff_class_ids
-    return settings
+    return MaskFormerImageProcessor(
+        size={"shortest_edge": entry["min_size_test"], "longest_edge": entry["max_size_test"]},
+        size_divisor=0,
+        pad_size_divisor=entry["pad_divisor"],
+        ignore_index=entry["ignore_value"],
+        num_labels=config.num_labels,
+        label_ids_to_fuse=config.stuff_class_ids,
+        **colors,
+    )
 
 
-def _per_channel(stored: Tensor | None, default: tuple[float, ...]) -> list[float]:
-    values = default if stored is None else stored.flatten().tolist()
-    # Rounded, because float32 makes 103.53 / 255 = 0.406 a number of 17 digits.
-    return [round(value / 255, 6) for value in values]
-
-
-def _zoo_entry(zoo_name: str | None) -> ZooEntry | None:
+def _published(zoo_name: str | None, config: MaskFormerConfig) -> ZooEntry | None:
+    """The published model whose settings are to be used."""
     if zoo_name is None:
-        return None
+        return recognise(config)
     entry = find_in_zoo(zoo_name)
     if entry is None:
         raise ValueError(f"there is no published model called {zoo_name!r}: `maskformer zoo` lists them")
-    return entry
-
-
-def _stuff_class_ids(entry: ZooEntry, config: MaskFormerConfig) -> list[int] | None:
     if entry["num_classes"] != config.num_labels:
         raise ValueError(
             f"the published model {entry['name']} has {entry['num_classes']} classes but the checkpoint has "
             f"{config.num_labels}: name the model the checkpoint belongs to, or none"
         )
-    return entry["stuff_class_ids"]
+    return entry
 
 
 def _filled_model(config: MaskFormerConfig, state: dict[str, Tensor]) -> Any:
     """The model with the weights in it; being the class that will load the file, it also checks every shape."""
-    model = model_class((config.architectures or [""])[0])(config)
+    model = model_class(architecture_of(config))(config)
     own = {key: value.shape for key, value in model.state_dict().items()}
-    misfits = sorted(key for key, value in state.items() if key in own and own[key] != value.shape)
+    misfits = sorted(key for key, value in state.items() if own[key] != value.shape)
     if misfits:
         key = misfits[0]
         raise ValueError(
             f"the weight for {key!r} has shape {list(state[key].shape)}, expected {list(own[key])} beside the other "
             "weights: the checkpoint is not of an architecture of the authors"
         )
-    lost = sorted(state.keys() - own.keys())
-    assert not lost, f"the key tables name weights that the network does not have: {lost[:3]}"
-    missing = [key for key in model.load_state_dict(state, strict=False).missing_keys if "criterion." not in key]
-    unfilled = [key for key in missing if not key.endswith(("relative_position_index", "num_batches_tracked"))]
+    unfilled = [key for key in model.load_state_dict(state, strict=False).missing_keys if not CONSTANTS.search(key)]
     assert not unfilled, f"the key tables lack weights of the network: {unfilled[:3]}"
     return model
 
@@ -208,18 +174,3 @@ def _check_free(dst: Path) -> None:
         raise ValueError(f"the directory {dst} is not empty: give one that is missing or empty")
     if dst.exists() and not dst.is_dir():
         raise ValueError(f"{dst} is a file, expected a directory that is missing or empty")
-
-
-@contextmanager
-def _written_beside(dst: Path) -> Iterator[Path]:
-    """A path beside `dst` to write to, which takes the place of `dst` at the end or disappears after an error."""
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    partial = dst.with_name(f".{dst.name}.partial-{os.getpid()}")
-    try:
-        yield partial
-        partial.replace(dst)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)

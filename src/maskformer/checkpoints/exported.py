@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
+from maskformer.checkpoints.unpickling import first_line
 from maskformer.configuration import PER_PIXEL_MODEL_TYPE, MaskFormerConfig, PerPixelBaselineConfig
 from maskformer.processing.image_processor import MaskFormerImageProcessor
 
@@ -114,7 +115,7 @@ def _open_program(path: Path, device: str | torch.device | None) -> ExportedNetw
         with path.open("rb") as file:
             program = torch.export.load(file, extra_files=texts)
     except Exception as error:  # what a damaged archive raises depends on where it is damaged
-        raise ValueError(f"{path} is no torch program that this torch can read: {_first_line(error)}") from error
+        raise ValueError(f"{path} is no torch program that this torch can read: {first_line(error)}") from error
     if place.type != "cpu":
         program = move_to_device_pass(program, place)
     # The method, as the traced module itself would be put into evaluation mode with the others, which it refuses.
@@ -139,7 +140,7 @@ def _onnx_session(path: Path, device: str | torch.device | None) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its exceptions have no public base
-        raise ValueError(f"{path} is no ONNX file that onnxruntime can run: {_first_line(error)}") from error
+        raise ValueError(f"{path} is no ONNX file that onnxruntime can run: {first_line(error)}") from error
 
 
 def graph_segments(
@@ -165,7 +166,3 @@ def graph_segments(
         pairs = enumerate(zip(*(each.tolist() for each in lists), strict=True), first)
         infos = [{"id": id, "label_id": label, "score": round(score, 6)} for id, (label, score) in pairs if label >= 0]
         yield whole[rows[:, None], columns], infos
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,9 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from maskformer.checkpoints.loading import architecture_of
 from maskformer.configuration import MaskFormerConfig
 
 Row = tuple[str, tuple[str, ...]]
+
+_SWIN_BLOCK = {
+    "attn.proj": "attention.output.dense",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+_FEED_FORWARD = {"linear1": "fc1", "linear2": "fc2"}
+_ENCODER_LAYER = {"norm1": "self_attn_layer_norm", **_FEED_FORWARD, "norm2": "final_layer_norm"}
+_DECODER_LAYER = {
+    "norm1": "self_attn_layer_norm",
+    "norm2": "encoder_attn_layer_norm",
+    **_FEED_FORWARD,
+    "norm3": "final_layer_norm",
+}
 
 
 def key_table(config: MaskFormerConfig) -> list[Row]:
@@ -20,7 +37,7 @@ def key_table(config: MaskFormerConfig) -> list[Row]:
     Raises:
         ValueError: the backbone is one the authors have no name for.
     """
-    kind = (config.architectures or ["MaskFormerForInstanceSegmentation"])[0]
+    kind = architecture_of(config)
     root = "" if kind == "PerPixelBaseline" else "model."
     rows = [*_backbone(config, f"{root}pixel_level_module.encoder")]
     rows += _pixel_decoder(config, f"{root}pixel_level_module.decoder")
@@ -36,6 +53,10 @@ def key_table(config: MaskFormerConfig) -> list[Row]:
 
 def _layer(original: str, ours: str, *fields: str) -> list[Row]:
     return [(f"{original}.{field}", (f"{ours}.{field}",)) for field in fields or ("weight", "bias")]
+
+
+def _layers(original: str, ours: str, names: dict[str, str]) -> list[Row]:
+    return [row for theirs, name in names.items() for row in _layer(f"{original}.{theirs}", f"{ours}.{name}")]
 
 
 def _attention(original: str, ours: str) -> list[Row]:
@@ -77,11 +98,7 @@ def _swin_block(original: str, ours: str, qkv_bias: bool) -> Iterator[Row]:
     for field in ("weight", "bias") if qkv_bias else ("weight",):
         yield f"{original}.attn.qkv.{field}", tuple(f"{attention}.{part}.{field}" for part in ("query", "key", "value"))
     yield from _layer(f"{original}.attn", attention, "relative_position_bias_table")
-    yield from _layer(f"{original}.attn.proj", f"{ours}.attention.output.dense")
-    yield from _layer(f"{original}.norm1", f"{ours}.layernorm_before")
-    yield from _layer(f"{original}.norm2", f"{ours}.layernorm_after")
-    yield from _layer(f"{original}.mlp.fc1", f"{ours}.intermediate.dense")
-    yield from _layer(f"{original}.mlp.fc2", f"{ours}.output.dense")
+    yield from _layers(original, ours, _SWIN_BLOCK)
 
 
 def _resnet(backbone: Any, ours: str, stem: str) -> Iterator[Row]:
@@ -111,12 +128,10 @@ def _convolution(original: str, ours: str) -> list[Row]:
 
 
 def _pixel_decoder(config: MaskFormerConfig, ours: str) -> list[Row]:
-    # The authors count maps from the finest, 1, to the lowest; the published layout counts upwards from the lowest.
-    lowest = len(getattr(config.backbone_config, "depths", [])) or 4
+    # The authors count maps from the finest, 1, to the lowest, 4; the published layout upwards from the lowest.
     original = "sem_seg_head.pixel_decoder"
-    rows = _fpn_convolution(f"{original}.layer_{lowest}", f"{ours}.fpn.stem")
-    for index in range(lowest - 1):
-        number = lowest - 1 - index
+    rows = _fpn_convolution(f"{original}.layer_4", f"{ours}.fpn.stem")
+    for index, number in enumerate((3, 2, 1)):
         rows += _fpn_convolution(f"{original}.adapter_{number}", f"{ours}.fpn.layers.{index}.proj")
         rows += _fpn_convolution(f"{original}.layer_{number}", f"{ours}.fpn.layers.{index}.block")
     rows += _layer(f"{original}.mask_features", f"{ours}.mask_projection")
@@ -125,8 +140,7 @@ def _pixel_decoder(config: MaskFormerConfig, ours: str) -> list[Row]:
     for index in range(config.pixel_decoder_encoder_layers):
         theirs, our_layer = f"{original}.transformer.encoder.layers.{index}", f"{ours}.encoder.layers.{index}"
         rows += _attention(f"{theirs}.self_attn", f"{our_layer}.self_attn")
-        rows += _layer(f"{theirs}.norm1", f"{our_layer}.self_attn_layer_norm")
-        rows += _feed_forward(theirs, our_layer, last_norm="norm2")
+        rows += _layers(theirs, our_layer, _ENCODER_LAYER)
     return rows
 
 
@@ -134,33 +148,15 @@ def _fpn_convolution(original: str, ours: str) -> list[Row]:
     return _layer(original, f"{ours}.0", "weight") + _layer(f"{original}.norm", f"{ours}.1")
 
 
-def _feed_forward(original: str, ours: str, last_norm: str) -> list[Row]:
-    return [
-        *_layer(f"{original}.linear1", f"{ours}.fc1"),
-        *_layer(f"{original}.linear2", f"{ours}.fc2"),
-        *_layer(f"{original}.{last_norm}", f"{ours}.final_layer_norm"),
-    ]
-
-
 def _transformer(config: MaskFormerConfig) -> list[Row]:
     original, ours = "sem_seg_head.predictor", "model.transformer_module"
     rows = _layer(f"{original}.query_embed", f"{ours}.queries_embedder", "weight")
-    if has_input_projection(config):
+    incoming = config.fpn_feature_size if config.pixel_decoder_encoder_layers else config.lowest_width
+    if config.enforce_input_projection or incoming != config.decoder_config.d_model:
         rows += _layer(f"{original}.input_proj", f"{ours}.input_projection")
     for index in range(config.decoder_config.decoder_layers):
         theirs, our_layer = f"{original}.transformer.decoder.layers.{index}", f"{ours}.decoder.layers.{index}"
         rows += _attention(f"{theirs}.self_attn", f"{our_layer}.self_attn")
-        rows += _layer(f"{theirs}.norm1", f"{our_layer}.self_attn_layer_norm")
         rows += _attention(f"{theirs}.multihead_attn", f"{our_layer}.encoder_attn")
-        rows += _layer(f"{theirs}.norm2", f"{our_layer}.encoder_attn_layer_norm")
-        rows += _feed_forward(theirs, our_layer, last_norm="norm3")
+        rows += _layers(theirs, our_layer, _DECODER_LAYER)
     return rows + _layer(f"{original}.transformer.decoder.norm", f"{ours}.decoder.layernorm")
-
-
-def has_input_projection(config: MaskFormerConfig) -> bool:
-    """Whether the transformer decoder projects its map: where the widths differ, or where the configuration insists."""
-    backbone: Any = config.backbone_config
-    sizes = getattr(backbone, "hidden_sizes", None)
-    lowest = sizes[-1] if sizes else backbone.embed_dim * 2 ** (len(backbone.depths) - 1)
-    incoming = config.fpn_feature_size if config.pixel_decoder_encoder_layers else lowest
-    return config.enforce_input_projection or incoming != config.decoder_config.d_model

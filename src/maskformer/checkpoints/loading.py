@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +72,11 @@ def _bundled_directory() -> str:
     return str(directory)
 
 
+def architecture_of(config: MaskFormerConfig) -> str:
+    """The name of the class that a configuration was made for."""
+    return (config.architectures or [_DEFAULT_CLASS])[0]
+
+
 def model_class(architecture: str) -> type[MaskFormerPreTrainedModel]:
     """The class called `architecture` in a configuration's `architectures`.
 
@@ -103,23 +110,15 @@ def load_model(path_or_hub_id: str | Path, **kwargs: Any) -> MaskFormerPreTraine
     checkpoint = resolve_checkpoint(path_or_hub_id)
     if str(path_or_hub_id) == BUNDLED:
         kwargs.setdefault("dtype", torch.float32)  # stored in half precision to keep the package small
-    try:
-        found: Any = model_class(_architecture(checkpoint, kwargs))
-        wants_info = kwargs.pop("output_loading_info", False)
-        model, info = found.from_pretrained(checkpoint, output_loading_info=True, **kwargs)
-    except OSError as error:
-        raise ValueError(_not_found(path_or_hub_id, checkpoint)) from error
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"the files of checkpoint {path_or_hub_id} are damaged: {error}") from error
-    except RuntimeError as error:
-        if "ignore_mismatched_sizes" not in str(error):
-            raise
-        raise ValueError(
-            f"the weights of {path_or_hub_id} do not have the shapes its configuration and your overrides ask for: "
-            "pass ignore_mismatched_sizes=True to start those layers anew"
-        ) from error
-    missing = sorted(info["missing_keys"])
-    if missing and not kwargs.get("ignore_mismatched_sizes"):
+    given = kwargs.get("config")
+    if not isinstance(given, MaskFormerConfig):
+        given = load_config(path_or_hub_id, **{name: value for name, value in kwargs.items() if name != "config"})
+    cls: Any = model_class(architecture_of(given))
+    wants_info = kwargs.pop("output_loading_info", False)
+    with _reading(path_or_hub_id, checkpoint):
+        model, info = cls.from_pretrained(checkpoint, output_loading_info=True, **kwargs)
+    missing = sorted(set(info["missing_keys"]) - set(mismatched_weights(info)))
+    if missing:
         raise ValueError(
             f"the checkpoint {path_or_hub_id} lacks {len(missing)} weights of a {type(model).__name__}, "
             f"{missing[0]!r} for one: it was made for another architecture"
@@ -127,25 +126,47 @@ def load_model(path_or_hub_id: str | Path, **kwargs: Any) -> MaskFormerPreTraine
     return (model, info) if wants_info else model  # pyright: ignore[reportReturnType]
 
 
-def _architecture(checkpoint: str, kwargs: dict[str, Any]) -> str:
-    given = kwargs.get("config")
-    if isinstance(given, MaskFormerConfig):
-        return (given.architectures or [_DEFAULT_CLASS])[0]
-    fields, _ = MaskFormerConfig.get_config_dict(checkpoint, **{k: v for k, v in kwargs.items() if k != "config"})
-    if not fields:
-        raise OSError(f"{checkpoint} has no configuration")
+def load_config(path_or_hub_id: str | Path, **kwargs: Any) -> MaskFormerConfig:
+    """The configuration of a checkpoint; arguments and errors as for `load_model`."""
+    checkpoint = resolve_checkpoint(path_or_hub_id)
+    with _reading(path_or_hub_id, checkpoint):
+        fields, _ = MaskFormerConfig.get_config_dict(checkpoint, **kwargs)
+        if not fields:
+            raise OSError("no configuration")
     if fields.get("model_type") != MaskFormerConfig.model_type:
         raise ValueError(
             f"{checkpoint} holds a model of type {fields.get('model_type')!r}, expected a MaskFormer or a per-pixel "
             "baseline"
         )
-    return (fields.get("architectures") or [_DEFAULT_CLASS])[0]
+    cls: Any = model_class((fields.get("architectures") or [_DEFAULT_CLASS])[0])
+    return cls.config_class.from_dict(fields)
 
 
-def _not_found(name: str | Path, checkpoint: str) -> str:
-    if Path(checkpoint).is_dir():
-        return f"the directory {name} holds no readable checkpoint, expected config.json and model.safetensors in it"
-    return (
-        f"{name} is no directory here, and no checkpoint of that id can be had from the hub: it does not exist there, "
-        "needs a log-in, or cannot be reached and is not in the local cache"
-    )
+def mismatched_weights(info: dict[str, Any]) -> list[str]:
+    """Names of the weights that were started anew, from what `load_model` says with `output_loading_info=True`."""
+    return sorted({str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]})
+
+
+@contextlib.contextmanager
+def _reading(name: str | Path, checkpoint: str) -> Iterator[None]:
+    """Within, what transformers cannot read is one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if Path(checkpoint).is_dir():
+            raise ValueError(
+                f"the directory {name} holds no readable checkpoint, expected config.json and model.safetensors in it"
+            ) from error
+        raise ValueError(
+            f"{name} is no directory here, and no checkpoint of that id can be had from the hub: it does not exist "
+            "there, needs a log-in, or cannot be reached and is not in the local cache"
+        ) from error
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"the files of checkpoint {name} are damaged: {error}") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(
+            f"the weights of {name} do not have the shapes its configuration and your overrides ask for: "
+            "pass ignore_mismatched_sizes=True to start those layers anew"
+        ) from error

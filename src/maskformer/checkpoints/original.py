@@ -17,8 +17,8 @@ from maskformer.checkpoints.key_tables import key_table
 from maskformer.configuration import MaskFormerConfig
 
 _NOT_WEIGHTS = re.compile(r"^criterion\.|^pixel_(mean|std)$|relative_position_index$|num_batches_tracked$")
-# What transformers and older files of ours hold besides: constants, see `modeling/published_layout.py`.
-_NOT_WEIGHTS_HERE = re.compile(
+# What state dicts in our layout hold besides weights, see `modeling/published_layout.py`.
+CONSTANTS = re.compile(
     r"^criterion\.|relative_position_index$|num_batches_tracked$|encoder\.model\.layernorm\.(weight|bias)$"
 )
 _HEAD = "sem_seg_head."
@@ -42,16 +42,25 @@ def from_original(
     _check_keys({original for original, _ in table}, weights, "the checkpoint")
     state: dict[str, Tensor] = {}
     for original, ours in table:
-        weight = weights[original]
-        if len(ours) > 1 and (weight.ndim == 0 or weight.shape[0] % len(ours)):
-            raise ValueError(
-                f"the weight {original!r} has shape {list(weight.shape)}, expected {len(ours)} parts of equal size "
-                "along the first dimension: query, key and value"
-            )
-        # A clone of its own for each part: the file format refuses tensors that share memory.
-        parts = [part.clone() for part in weight.chunk(len(ours))] if len(ours) > 1 else [weight]
-        state.update(zip(ours, parts, strict=True))
+        state |= split(original, weights[original], ours)
     return config, state
+
+
+def split(original: str, weight: Tensor, ours: tuple[str, ...]) -> dict[str, Tensor]:
+    """A weight of the authors by our name, or its query, key and value by our three names.
+
+    Raises:
+        ValueError: it has no three parts of one size.
+    """
+    if len(ours) == 1:
+        return {ours[0]: weight}
+    if weight.ndim == 0 or weight.shape[0] % len(ours):
+        raise ValueError(
+            f"the weight {original!r} has shape {list(weight.shape)}, expected {len(ours)} parts of equal size "
+            "along the first dimension: query, key and value"
+        )
+    # A clone of its own for each part: the file format refuses tensors that share memory.
+    return {name: part.clone() for name, part in zip(ours, weight.chunk(len(ours)), strict=True)}
 
 
 def canonical(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -77,7 +86,7 @@ def to_original(config: MaskFormerConfig, state: Mapping[str, Tensor]) -> dict[s
     Raises:
         ValueError: the authors' layout has no name for a weight or for the backbone, or a weight is missing.
     """
-    state = {key: weight for key, weight in state.items() if not _NOT_WEIGHTS_HERE.search(key)}
+    state = {key: weight for key, weight in state.items() if not CONSTANTS.search(key)}
     table = key_table(config)
     _check_keys({name for _, ours in table for name in ours}, state, "the model")
     weights: dict[str, Tensor] = {}

@@ -76,7 +76,7 @@ class _Admitted:
         raise pickle.UnpicklingError("it tries to change one of the functions that read it")
 
 
-def _not_callable(*arguments: Any) -> Any:
+def _not_callable(*_: Any) -> Any:
     raise pickle.UnpicklingError("it builds an array in a way numpy does not")
 
 
@@ -118,18 +118,13 @@ class _NumbersUnpickler(pickle.Unpickler):
 
 
 def _read_pickle(path: Path) -> Any:
-    # What a damaged or hostile file makes the pickle machine raise is not limited to its own errors.
-    damaged = (
-        *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError),
-        *(MemoryError, OverflowError, RecursionError),
-    )
     with path.open("rb") as file:
         try:
             return _NumbersUnpickler(file, encoding="latin1").load()
         except _RefusedName as error:
             raise ValueError(_refusal(path, str(error))) from None
-        except damaged as error:
-            raise ValueError(f"{path} is damaged or is no checkpoint in pickle form: {_first_line(error)}") from error
+        except Exception as error:  # a damaged or hostile file makes the pickle machine raise all kinds
+            raise ValueError(f"{path} is damaged or is no checkpoint in pickle form: {first_line(error)}") from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -139,7 +134,7 @@ def _read_torch(path: Path) -> Any:
         named = re.search(r"(?:GLOBAL|function|class) ([\w.]+\.[\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and named:
             raise ValueError(_refusal(path, named.group(1))) from None
-        raise ValueError(f"{path} is damaged or is no checkpoint of torch: {_first_line(error)}") from error
+        raise ValueError(f"{path} is damaged or is no checkpoint of torch: {first_line(error)}") from error
 
 
 def _refusal(path: Path, name: str) -> str:
@@ -149,9 +144,9 @@ def _refusal(path: Path, name: str) -> str:
     )
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def first_line(error: Exception) -> str:
+    """What an error says, in one line without a full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

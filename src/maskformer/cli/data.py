@@ -4,126 +4,113 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from maskformer.cli import options
+from maskformer.cli.progress import progress_bar
+from maskformer.cli.tables import print_table
+
 if TYPE_CHECKING:
+    from PIL import Image
+
     from maskformer.data.check import Report
     from maskformer.data.dataset import SegmentationDataset
     from maskformer.data.sample import Sample
 
-Task = Literal["semantic", "instance", "panoptic"]
 _LISTED = 5  # findings of a kind that are printed; --json has all
 _TILE = (240, 320)  # height, width of a picture on the contact sheet
 _COLUMNS, _TILES, _CAPTION = 3, 12, 18
 
 
-def run(
-    action: Annotated[Literal["check", "example"], tyro.conf.Positional, tyro.conf.arg(metavar="check|example")],
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
-    split: Annotated[str | None, tyro.conf.arg(metavar="train|val|test", help_behavior_hint="")] = None,
-    layout: Annotated[str | None, tyro.conf.arg(name="format", metavar="FORMAT", help_behavior_hint="")] = None,
-    task: Annotated[Task | None, tyro.conf.arg(metavar="semantic|instance|panoptic", help_behavior_hint="")] = None,
-    limit: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None,
-    sheet: Path = Path("data-check.png"),
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
-) -> int:
+@dataclass(frozen=True)
+class Command:
     """Check a data set: what each value of the annotations becomes, and everything that would make training go wrong.
 
     Exit code 1 where training would refuse the data, which it does in the same words. `data example DIR` makes a data
     set instead: drawn scenes with exact annotations, in the format of COCO panoptic.
-
-    Args:
-        action: check, or example.
-        source: a directory with images and annotations; "hub:user/name"; or "scenes".
-        split: by default every split there is.
-        layout: the format, where a directory has several: coco-instances, coco-panoptic, label-maps, ade20k,
-            ade20k-full, cityscapes, mapillary, coco-stuff or hub.
-        task: what to train; by default what the annotation is made for.
-        limit: look at so many images of each split only; of an example, how many to draw (20).
-        sheet: where to draw a contact sheet of decoded targets.
-        as_json: print one JSON object per split.
     """
-    if action == "example":
-        from maskformer.data.example import write_example
 
-        print(write_example(source, 20 if limit is None else limit))
-        return 0
-    from maskformer.data.check import check_dataset
+    action: Annotated[Literal["check", "example"], tyro.conf.Positional, tyro.conf.arg(metavar="check|example")]
+    """check, or example."""
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """a directory with images and annotations; "hub:user/name"; or "scenes"."""
+    split: options.Split = None
+    """by default every split there is."""
+    layout: Annotated[str | None, options.optional(name="format", metavar="FORMAT")] = None
+    """the format, where a directory has several: coco-instances, coco-panoptic, label-maps, ade20k, ade20k-full,
+    cityscapes, mapillary, coco-stuff or hub."""
+    task: options.Task = None
+    """what to train; by default what the annotation is made for."""
+    limit: Annotated[int | None, options.optional(metavar="N")] = None
+    """look at so many images of each split only; of an example, how many to draw (20)."""
+    sheet: Path = Path("data-check.png")
+    """where to draw a contact sheet of decoded targets."""
+    as_json: options.Json = False
+    """print one JSON object per split."""
 
-    good = True
-    datasets = _datasets(source, split, layout, task)
-    for dataset in datasets:
-        report = _with_progress(check_dataset, dataset, limit)
-        good = good and report.ok
-        if as_json:
+    def run(self) -> int:
+        if self.action == "example":
+            from maskformer.data.example import write_example
+
+            print(write_example(self.source, 20 if self.limit is None else self.limit))
+            return 0
+        datasets = self._datasets()
+        reports = [self._checked(dataset) for dataset in datasets]
+        if draw_contact_sheet(datasets, self.sheet):
+            print(f"contact sheet -> {self.sheet}", file=sys.stderr)
+        return 0 if all(report.ok for report in reports) else 1
+
+    def _datasets(self) -> list[SegmentationDataset]:
+        from maskformer.data.recognise import open_dataset, recognise
+
+        splits = [self.split] if self.split else ["train"]
+        if self.split is None and Path(self.source).is_dir():
+            found = [entry for name, (_, entry) in recognise(self.source).items() if self.layout in (None, name)]
+            splits = list(found[0]) if found else splits
+        return [open_dataset(self.source, name, self.layout, self.task) for name in splits]
+
+    def _checked(self, dataset: SegmentationDataset) -> Report:
+        from maskformer.data.check import check_dataset
+
+        total = min(len(dataset), self.limit or len(dataset))
+        with progress_bar(f"reading {dataset.split}") as progress:
+            report = check_dataset(dataset, self.limit, progress=lambda done: progress(done, total))
+        if self.as_json:
             print(json.dumps(report.to_dict()))
         else:
             _print_report(report)
-    if draw_contact_sheet(datasets, sheet):
-        print(f"contact sheet -> {sheet}", file=sys.stderr)
-    return 0 if good else 1
-
-
-def _datasets(source: str, split: str | None, layout: str | None, task: Task | None) -> list[SegmentationDataset]:
-    from maskformer.data.recognise import open_dataset, recognise
-
-    splits = [split] if split else ["train"]
-    if split is None and Path(source).is_dir():
-        found = [entry for name, (_, entry) in recognise(source).items() if layout in (None, name)]
-        splits = list(found[0]) if found else splits
-    return [open_dataset(source, name, layout, task) for name in splits]
-
-
-def _with_progress(check: Any, dataset: SegmentationDataset, limit: int | None) -> Report:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(f"reading {dataset.split}", total=min(len(dataset), limit or len(dataset)))
-        return check(dataset, limit, progress=lambda done: progress.update(bar, completed=done))
+        return report
 
 
 def _print_report(report: Report) -> None:
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=not sys.stdout.isatty())
     shown = "" if report.num_checked == report.num_images else f" ({report.num_checked} looked at)"
-    console.print(
-        f"{escape(report.source)}: {report.layout}, {report.split}, {report.task}\n"
+    print(
+        f"{report.source}: {report.layout}, {report.split}, {report.task}\n"
         f"{report.num_images} images{shown}, {report.num_classes} classes, {report.num_targets} targets, "
         f"at most {report.most_targets} in an image"
     )
-    table = Table(box=None, pad_edge=False)
-    for column in ("value", "becomes", "pixels", "share", "images", "segments"):
-        table.add_column(column, justify="left" if column == "becomes" else "right", no_wrap=True)
     total = sum(row.pixels for row in report.values) or 1
+    rows: list[list[str]] = []
     for row in report.values:
         meaning = f"{row.label_id} {row.label}" if row.becomes == "class" else f"({row.becomes})"
         numbers = (f"{row.pixels}", f"{100 * row.pixels / total:.2f} %", f"{row.images}", f"{row.segments or '-'}")
-        table.add_row("-" if row.value is None else f"{row.value}", escape(meaning), *numbers)
-    console.print(table)
-    _print_findings(console, report)
-
-
-def _print_findings(console: Any, report: Report) -> None:
-    from rich.markup import escape
-
+        rows.append(["-" if row.value is None else f"{row.value}", meaning, *numbers])
+    print_table(["value", "becomes", "pixels", "share", "images", "segments"], rows, left=(1,))
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     kinds = dict.fromkeys((finding.level, finding.kind) for finding in report.findings)
     for level, kind in sorted(kinds):  # errors first
-        same = [finding for finding in report.findings if (finding.level, finding.kind) == (level, kind)]
-        style = "red" if level == "error" else "yellow"
-        for finding in same[:_LISTED]:
-            console.print(f"[{style}]{level}[/] {kind}: {escape(finding.message)}")
-        if len(same) > _LISTED:
-            console.print(f"[{style}]{level}[/] {kind}: and {len(same) - _LISTED} more (--json lists all)")
+        messages = [finding.message for finding in report.findings if (finding.level, finding.kind) == (level, kind)]
+        more = [f"and {len(messages) - _LISTED} more (--json lists all)"] if len(messages) > _LISTED else []
+        for message in messages[:_LISTED] + more:
+            console.print(f"{level} {kind}: {message}", style="red" if level == "error" else "yellow")
     verdict = "training would refuse this" if report.errors else "good to train on"
-    console.print(f"{len(report.errors)} errors, {len(report.findings) - len(report.errors)} warnings: {verdict}\n")
+    print(f"{len(report.errors)} errors, {len(report.findings) - len(report.errors)} warnings: {verdict}\n")
 
 
 def draw_contact_sheet(datasets: list[SegmentationDataset], path: Path) -> int:
@@ -147,34 +134,32 @@ def draw_contact_sheet(datasets: list[SegmentationDataset], path: Path) -> int:
     return len(samples)
 
 
-def _sheet(samples: list[Sample], dataset: SegmentationDataset) -> Any:
+def _sheet(samples: list[Sample], dataset: SegmentationDataset) -> Image.Image:
     import numpy as np
-    from PIL import ImageDraw
+    from PIL import Image, ImageDraw
 
     from maskformer.data.transforms import resize
     from maskformer.visualization import overlay
 
-    columns, rows = min(_COLUMNS, len(samples)), -(-len(samples) // _COLUMNS)
-    size = (rows * (_TILE[0] + _CAPTION), columns * _TILE[1])
-    image, ids = np.full((*size, 3), 255, np.uint8), np.zeros(size, np.int32)
-    labels = [-1]  # by segment id, over all samples
-    ignored = len(dataset.categories)
-    for place, sample in enumerate(samples):
-        scale = min(_TILE[0] / sample.size[0], _TILE[1] / sample.size[1])
-        small = resize(sample, (max(1, int(sample.size[0] * scale)), max(1, int(sample.size[1] * scale)))).flattened()
-        top, left = place // _COLUMNS * (_TILE[0] + _CAPTION) + _CAPTION, place % _COLUMNS * _TILE[1]
-        window = (slice(top, top + small.size[0]), slice(left, left + small.size[1]))
-        image[window] = small.image
-        ids[window] = np.where(small.planes[0] > 0, small.planes[0].astype(np.int32) + len(labels) - 1, 0)
-        labels += [region.label_id if region.is_target else ignored for region in small.regions]
+    (height, width), ignored = _TILE, len(dataset.categories)
+    rows, columns = -(-len(samples) // _COLUMNS), min(_COLUMNS, len(samples))
+    sheet = Image.new("RGB", (columns * width, rows * (height + _CAPTION)), "white")
+    classes = np.full((sheet.height, sheet.width), -1)
+    draw = ImageDraw.Draw(sheet)
+    names = {**dataset.id2label, ignored: "ignored or crowd"}
     colors = {label: category.color for label, category in enumerate(dataset.categories) if category.color}
-    colors[ignored], names = (0, 0, 0), {**dataset.id2label, ignored: "ignored or crowd"}
-    segments = [{"id": number, "label_id": label} for number, label in enumerate(labels) if number]
-    picture = overlay(image, ids, segments, names, alpha=0.55, legend=False, colors=colors)
-    draw = ImageDraw.Draw(picture)
+    colors[ignored] = (0, 0, 0)
     for place, sample in enumerate(samples):
-        corner = (place % _COLUMNS * _TILE[1] + 3, place // _COLUMNS * (_TILE[0] + _CAPTION) + 3)
-        draw.text(corner, Path(sample.path).name[-48:], fill=(34, 36, 42))
-    # A second time for its legend alone: one line per class instead of one per segment.
-    present = [{"id": label, "label_id": label} for label in sorted(set(labels[1:]))]
-    return overlay(picture, np.array(labels)[ids], present, names, alpha=0.0, colors=colors)
+        left, top = place % _COLUMNS * width, place // _COLUMNS * (height + _CAPTION)
+        draw.text((left + 3, top + 3), Path(sample.path).name[-48:], fill=(34, 36, 42))
+        scale = min(height / sample.size[0], width / sample.size[1])
+        small = resize(sample, (max(1, int(sample.size[0] * scale)), max(1, int(sample.size[1] * scale)))).flattened()
+        labels = [region.label_id if region.is_target else ignored for region in small.regions]
+        segments = [{"id": number, "label_id": label} for number, label in enumerate(labels, 1)]
+        drawn = overlay(small.image, small.planes[0], segments, names, alpha=0.55, legend=False, colors=colors)
+        sheet.paste(drawn, (left, top + _CAPTION))
+        window = classes[top + _CAPTION :, left:][: small.size[0], : small.size[1]]
+        window[:] = np.array([-1, *labels])[small.planes[0]]
+    # Once more for the legend alone: one line per class instead of one per segment.
+    present = [{"id": label, "label_id": label} for label in np.unique(classes[classes >= 0]).tolist()]
+    return overlay(sheet, classes, present, names, alpha=0.0, colors=colors)

@@ -2,61 +2,56 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from maskformer.cli import UsageError, options
+
 if TYPE_CHECKING:
     from maskformer.export.file import Exported
 
-_optional = functools.partial(tyro.conf.arg, help_behavior_hint="")
 
-
-def run(
-    model: Annotated[str | None, _optional(metavar="MODEL")] = None,
-    out: Annotated[Path | None, _optional(metavar="FILE")] = None,
-    format: Annotated[Literal["onnx", "torch"] | None, _optional(metavar="onnx|torch")] = None,
-    task: Annotated[Literal["semantic", "panoptic"] | None, _optional(metavar="semantic|panoptic")] = None,
-    precision: Literal["float32", "float16", "int8"] = "float32",
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
-) -> int:
+@dataclasses.dataclass(frozen=True)
+class Command:
     """Write a checkpoint as one file that runs without the model's code, for pictures of any number and size.
 
     The file carries the labels, sizes and normalisation. It is compared with the network at three sizes, one picture
     and three; a float32 file that differs is not kept. `maskformer predict --model FILE` runs it.
-
-    Args:
-        model: an id on the hub, a directory, or "scenes" (comes with the package; knows drawn scenes only).
-        out: the file to write, ending in .onnx or .pt2 (torch.export.load).
-        format: by default what the file's ending says.
-        task: put this post-processing into the graph, so that it returns maps; by default it returns logits.
-        precision: float16 halves the file; int8 (ONNX) stores the weights of matrix products in a quarter.
-        as_json: print the comparison as one JSON object.
     """
-    from maskformer.cli import UsageError
 
-    if model is None or out is None:
-        missing = "--model" if model is None else "--out"
-        raise UsageError(f"export needs {missing}, as in: maskformer export --model scenes --out scenes.onnx")
-    from maskformer.export.file import checked_format, export_checkpoint
+    model: options.Model
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """the file to write, ending in .onnx or .pt2 (torch.export.load)."""
+    format: Annotated[Literal["onnx", "torch"] | None, options.optional(metavar="onnx|torch")] = None
+    """by default what the file's ending says."""
+    task: Annotated[Literal["semantic", "panoptic"] | None, options.optional(metavar="semantic|panoptic")] = None
+    """put this post-processing into the graph, so that it returns maps; by default it returns logits."""
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    """float16 halves the file; int8 (ONNX) stores the weights of matrix products in a quarter."""
+    as_json: options.Json = False
+    """print the comparison as one JSON object."""
 
-    try:
-        checked_format(out, format, precision)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    exported = export_checkpoint(model, out, task, precision, lambda step: print(step, file=sys.stderr))
-    if as_json:
-        import dataclasses
-        import json
+    def run(self) -> int:
+        from maskformer.export.file import checked_format, export_checkpoint
 
-        content = {**dataclasses.asdict(exported), "largest_difference": exported.largest_difference}
-        print(json.dumps({**content, "path": str(out)}))
-    else:
-        _print_table(exported)
-    return 0
+        try:
+            checked_format(self.out, self.format, self.precision)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        exported = export_checkpoint(
+            self.model, self.out, self.task, self.precision, lambda step: print(step, file=sys.stderr)
+        )
+        if self.as_json:
+            content = {**dataclasses.asdict(exported), "largest_difference": exported.largest_difference}
+            print(json.dumps({**content, "path": str(self.out)}))
+        else:
+            _print_table(exported)
+        return 0
 
 
 def _print_table(exported: Exported) -> None:

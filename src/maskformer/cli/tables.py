@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskformer.results import Segmentation
 
 _PLAIN_WIDTH = 160
 
@@ -30,3 +33,13 @@ def shown(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def print_segments(result: Segmentation) -> None:
+    """The segments as a table on stdout, the largest first."""
+    pixels = result.image_size[0] * result.image_size[1]
+    rows = [
+        [str(each.id), each.label, f"{each.score:.2f}", f"{100 * each.area / pixels:.1f} %", *map(str, each.bbox)]
+        for each in sorted(result.segments, key=lambda segment: -segment.area)
+    ]
+    print_table(["id", "label", "score", "area", "x", "y", "width", "height"], rows, left=(1,))

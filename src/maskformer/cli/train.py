@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import types
 import typing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 import tyro
 
-from maskformer.training.config import TrainingConfig
-
-_INTERRUPTED = 130
+from maskformer.cli import INTERRUPTED, UsageError, options
+from maskformer.training.config import TrainingConfig, build_config, read_settings
+from maskformer.training.recipes import resolve
 
 
 def _metavar(annotation: Any) -> str:
@@ -46,53 +46,53 @@ def _options() -> type[pydantic.BaseModel]:
 _Options = _options()
 
 
-def run(
-    settings: Annotated[_Options, tyro.conf.arg(name="")],  # pyright: ignore[reportInvalidTypeForm]
-    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
-    resume: bool = False,
-    print_config: bool = False,
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
-) -> int:
+@dataclass(frozen=True)
+class Command:
     """Train on annotated images: the data is checked, then trained on by a recipe, and OUT/model is what to use.
 
     The defaults are those of the recipe "small"; `--print-config` shows what a recipe, a file and options come to.
     Start it with torchrun to use several processes. SIGTERM and Ctrl-C save before they end it.
-
-    Args:
-        config: YAML file of settings; options win over it.
-        resume: go on with the run of OUT from its latest checkpoint, with its settings.
-        print_config: print all settings as YAML and do nothing.
-        as_json: print one JSON object about the result.
     """
-    from maskformer.cli import UsageError
-    from maskformer.training.config import build_config, read_settings
-    from maskformer.training.recipes import resolve
 
-    given = {name: value for name, value in settings.model_dump().items() if value is not None}
-    if resume:
-        if "out" not in given:
-            raise UsageError("--resume needs --out DIR, the directory of the run")
-        saved = given["out"] / "config.yaml"
-        if not saved.is_file():
-            raise ValueError(f"{given['out']} holds no run to resume: start it without --resume")
-        chosen = build_config({**read_settings(saved), **(read_settings(config) if config else {}), **given})
-    else:
-        if config is None and "recipe" not in given and not print_config:
+    settings: Annotated[_Options, tyro.conf.arg(name="")]  # pyright: ignore[reportInvalidTypeForm]
+    config: options.File = None
+    """YAML file of settings; options win over it."""
+    resume: bool = False
+    """go on with the run of OUT from its latest checkpoint, with its settings."""
+    print_config: bool = False
+    """print all settings as YAML and do nothing."""
+    as_json: options.Json = False
+    """print one JSON object about the result."""
+
+    def run(self) -> int:
+        chosen = self._chosen()
+        if self.print_config:
+            print(chosen.to_yaml(), end="")
+            return 0
+        from maskformer.training.trainer import train
+
+        outcome = train(chosen, self.resume)
+        if os.environ.get("RANK", "0") == "0":
+            if self.as_json:
+                fields = {name: getattr(outcome, name) for name in ("step", "steps", "metrics", "skipped")}
+                print(json.dumps({**fields, "model": outcome.model and str(outcome.model)}))
+            elif outcome.model:
+                print(outcome.model)
+        return 0 if outcome.model else INTERRUPTED
+
+    def _chosen(self) -> TrainingConfig:
+        given = {name: value for name, value in self.settings.model_dump().items() if value is not None}
+        if self.resume:
+            if "out" not in given:
+                raise UsageError("--resume needs --out DIR, the directory of the run")
+            saved = given["out"] / "config.yaml"
+            if not saved.is_file():
+                raise ValueError(f"{given['out']} holds no run to resume: start it without --resume")
+            return build_config(
+                {**read_settings(saved), **(read_settings(self.config) if self.config else {}), **given}
+            )
+        if self.config is None and "recipe" not in given and not self.print_config:
             missing = [name for name in ("data", "out") if name not in given]
             if missing:
                 raise UsageError(f"train needs --{missing[0]} DIR; see `maskformer train --help`")
-        stand_ins = {"data": "DIR", "out": Path("RUN")} if print_config else {}
-        chosen = resolve(given, config, stand_ins)
-    if print_config:
-        print(chosen.to_yaml(), end="")
-        return 0
-    from maskformer.training.trainer import train
-
-    outcome = train(chosen, resume)
-    if as_json and os.environ.get("RANK", "0") == "0":
-        fields = {name: getattr(outcome, name) for name in ("step", "steps", "metrics", "skipped")}
-        print(json.dumps({**fields, "model": outcome.model and str(outcome.model)}))
-    elif outcome.model and os.environ.get("RANK", "0") == "0":
-        print(outcome.model)
-    sys.stdout.flush()
-    return 0 if outcome.model else _INTERRUPTED
+        return resolve(given, self.config, {"data": "DIR", "out": Path("RUN")} if self.print_config else {})

@@ -12,10 +12,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from maskformer.data.classes import USUALLY_IGNORED
 from maskformer.data.dataset import Finding, SegmentationDataset
 from maskformer.data.sample import IGNORED
 
-_READ_AHEAD = 64
+_THREADS, _READ_AHEAD = 4, 64
 _Key: TypeAlias = "tuple[int | None, int | None]"  # value, label id; both None: background
 
 
@@ -65,10 +66,7 @@ class Report:
 
 
 def check_dataset(
-    dataset: SegmentationDataset,
-    limit: int | None = None,
-    threads: int = 4,
-    progress: Callable[[int], object] = lambda done: None,
+    dataset: SegmentationDataset, limit: int | None = None, progress: Callable[[int], object] = lambda done: None
 ) -> Report:
     """Read a data set and tell what is in it.
 
@@ -95,7 +93,7 @@ def check_dataset(
     report.findings.extend(dataset.findings)
     keys = [(category.original_id, label) for label, category in enumerate(dataset.categories)]
     rows: dict[_Key, ValueCount] = {key: _row(dataset, *key) for key in keys}
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(places), _READ_AHEAD):
             few = places[start : start + _READ_AHEAD].tolist()
             for done, (findings, counts, num_targets) in enumerate(pool.map(lambda i: _look(dataset, i), few), 1):
@@ -162,13 +160,13 @@ def _findings_over_all(report: Report) -> list[Finding]:
     if not report.num_targets and not report.errors:
         message = f"{source} has nothing to learn in any of its {report.num_checked} images: check the class list"
         return [Finding("no targets", "error", source, message)]
-    unused = [row for row in report.values if row.becomes == "class" and not row.pixels]
-    place = f"{source} ({report.split})"
-    return [
-        Finding(
-            *("unused class", "warning", source),
-            f"class {row.label} (value {row.value}) occurs in no image of {place}: it is not learnt",
-            row.value,
-        )
-        for row in (unused if report.num_checked == report.num_images else ())
-    ]
+    findings: list[Finding] = []
+    left_out = [row.value for row in report.values if row.becomes == "ignored" and row.value in USUALLY_IGNORED]
+    # A drawing tool's 255 is a class more often than the convention's.
+    hint = f"; value {left_out[0]} is ignored: if it is a class, list it as `{left_out[0]}: NAME`" if left_out else ""
+    for row in report.values if report.num_checked == report.num_images else ():
+        if row.becomes == "class" and not row.pixels:
+            place = f"{source} ({report.split})"
+            message = f"class {row.label} (value {row.value}) occurs in no image of {place}: it is not learnt{hint}"
+            findings.append(Finding("unused class", "warning", source, message, row.value))
+    return findings

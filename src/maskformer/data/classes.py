@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from maskformer.data.sample import IGNORED, UNKNOWN, Region
 
+USUALLY_IGNORED = (255, 65535)
 CLASS_FILES = ("classes.txt", "classes.json", "id2label.json")
 _IGNORED_NAMES = {"ignore", "ignored", "void", "unlabeled", "unlabelled"}
-_Entry: TypeAlias = "tuple[int, str, bool, tuple[int, int, int] | None]"  # value, name, isthing, colour
 _LINE = re.compile(r"(?:(\d+)\s*[:\t]\s*)?(.+?)(?:\s+\((thing|stuff)\))?")
 
 
@@ -66,46 +66,43 @@ def read_classes(path: Path, ignored: Iterable[int] = ()) -> ClassList:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        entries = _json_entries(json.loads(text)) if path.suffix == ".json" else _text_entries(text)
+        listed = _from_json(json.loads(text)) if path.suffix == ".json" else _from_text(text)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as a class list ({error}): see the forms it can have") from error
-    void = {value for value, name, *_ in entries if name.strip().lower() in _IGNORED_NAMES}
-    kept = as_categories(entry for entry in entries if entry[0] not in void)
-    values = [value for value, *_ in entries]
+        wanted = "a class per line, as `NAME` or `VALUE: NAME`, or JSON of the same"
+        raise ValueError(f"{path} cannot be read as a class list ({error}), expected {wanted}") from error
+    void = {category.original_id for category in listed if category.name.strip().lower() in _IGNORED_NAMES}
+    kept = tuple(category for category in listed if category.original_id not in void)
+    values = [category.original_id for category in listed]
     if not kept or len(set(values)) < len(values):
         fault = f"value {max(values, key=values.count)} twice" if kept else "no class"
         raise ValueError(f"{path} holds {fault}, expected each class of the annotation once")
-    return ClassList(kept, frozenset(void | (set(ignored) - set(values))), str(path))
+    return ClassList(kept, frozenset(void | set(ignored)), str(path))
 
 
 def packaged_classes(name: str) -> tuple[Category, ...]:
     """The classes of a benchmark whose publisher ships no list with it: "ade20k", "cityscapes" or "coco-stuff"."""
     table = json.loads(files("maskformer.data").joinpath("class_names.json").read_text(encoding="utf-8"))
-    return as_categories(category_entry(entry) for entry in table[name])
+    return tuple(map(category_of, table[name]))
 
 
-def as_categories(entries: Iterable[_Entry]) -> tuple[Category, ...]:
-    return tuple(Category(name, isthing, value, color) for value, name, isthing, color in entries)
-
-
-def _text_entries(text: str) -> list[_Entry]:
-    entries: list[_Entry] = []
+def _from_text(text: str) -> list[Category]:
+    listed: list[Category] = []
     for line in filter(None, map(str.strip, text.splitlines())):
         match = _LINE.fullmatch(line)
         assert match, "the pattern takes every line that is not empty"
         value, name, kind = match.groups()
-        entries.append((len(entries) if value is None else int(value), name, kind == "thing", None))
-    return entries
+        listed.append(Category(name, kind == "thing", len(listed) if value is None else int(value)))
+    return listed
 
 
-def _json_entries(content: Any) -> list[_Entry]:
+def _from_json(content: Any) -> list[Category]:
     if isinstance(content, dict):
-        return [(int(value), str(name), False, None) for value, name in content.items()]
+        return [Category(str(name), False, int(value)) for value, name in content.items()]
     named = [entry if isinstance(entry, dict) else {"name": entry} for entry in content]
-    return [category_entry(entry, place) for place, entry in enumerate(named)]
+    return [category_of(entry, place) for place, entry in enumerate(named)]
 
 
-def category_entry(entry: dict[str, Any], place: int = 0, isthing: bool = False) -> _Entry:
-    """Value, name, thing and colour of an object as COCO's `categories` has them."""
+def category_of(entry: dict[str, Any], place: int = 0, isthing: bool = False) -> Category:
+    """The category of an object as COCO's `categories` has them."""
     color = tuple(entry["color"]) if entry.get("color") else None
-    return int(entry.get("id", place)), str(entry["name"]), bool(entry.get("isthing", isthing)), color
+    return Category(str(entry["name"]), bool(entry.get("isthing", isthing)), int(entry.get("id", place)), color)

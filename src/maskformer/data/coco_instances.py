@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskformer.data.classes import ClassList, as_categories, category_entry
+from maskformer.data.classes import ClassList, category_of
 from maskformer.data.dataset import DataError, Finding, SegmentationDataset, read_picture
 from maskformer.data.folders import Layout, Splits, image_folder, split_of
 from maskformer.data.sample import Sample, Task, pack
@@ -43,12 +43,7 @@ class CocoInstances(SegmentationDataset):
         return Sample(image, pack(masks, size), regions, True, image_path)
 
 
-def mask_tools() -> ModuleType:
-    """`pycocotools.mask`.
-
-    Raises:
-        ImportError: it is not installed.
-    """
+def _mask_tools() -> ModuleType:
     try:
         from pycocotools import mask
     except ImportError as error:
@@ -63,7 +58,7 @@ def _decode(shape: Any, size: tuple[int, int], name: str, path: str) -> NDArray[
         polygons = [polygon for polygon in shape if len(polygon) >= 6]
         if not polygons:
             return np.zeros(size, np.uint8)
-        tools = mask_tools()
+        tools = _mask_tools()
         shape = tools.merge(tools.frPyObjects(polygons, *size))
     if not isinstance(shape, dict) or "counts" not in shape:
         message = f"{name} has no polygons or run lengths as segmentation: boxes alone cannot be learnt from"
@@ -127,14 +122,14 @@ def read_json(path: Path, keys: tuple[str, ...] = ("images", "annotations", "cat
 
 def coco_classes(content: dict[str, Any], path: Path, isthing: bool, ignored: frozenset[int]) -> ClassList:
     """The `categories`, by rising id; `isthing` is for those that do not say."""
-    entries = sorted(category_entry(entry, isthing=isthing) for entry in content["categories"])
-    return ClassList(as_categories(entries), ignored, str(path))
+    categories = (category_of(entry, isthing=isthing) for entry in content["categories"])
+    return ClassList(tuple(sorted(categories, key=lambda category: category.original_id)), ignored, str(path))
 
 
 def _read(root: Path, split: str, source: Path, task: Task | None) -> CocoInstances:
     content = read_json(source)
     if any(isinstance(entry.get("segmentation"), list) for entry in content["annotations"]):
-        mask_tools()  # missing, it is better missed now than in the middle of training
+        _mask_tools()  # missing, it is better missed now than in the middle of training
     objects: dict[Any, list[tuple[Any, ...]]] = {image["id"]: [] for image in content["images"]}
     findings: list[Finding] = []
     for entry in content["annotations"]:

@@ -41,8 +41,7 @@ class CocoPanoptic(SegmentationDataset):
                 raise DataError("unknown value", path, message, value)
             return self.classes.region(*segments[value])
 
-        planes, regions = index_map(ids, region_of)
-        return Sample(image, planes, regions, path=image_path)
+        return Sample(image, *index_map(ids, region_of), path=image_path)
 
 
 def _find(root: Path) -> Splits:
@@ -75,9 +74,7 @@ def _read(root: Path, split: str, source: Path, task: Task | None) -> CocoPanopt
             message = f"{path} has no entry in the annotations of {source}: add it, or remove the image from there"
             findings.append(Finding("missing", "error", path, message))
             continue
-        segments = {
-            segment["id"]: (segment["category_id"], bool(segment.get("iscrowd"))) for segment in entry["segments_info"]
-        }
+        segments = {info["id"]: (info["category_id"], bool(info.get("iscrowd"))) for info in entry["segments_info"]}
         records.append((path, str(source.with_suffix("") / entry["file_name"]), str(source), segments))
     return CocoPanoptic(root, split, coco_classes(content, source, False, frozenset({0})), records, findings, task)
 

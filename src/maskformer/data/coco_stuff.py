@@ -27,27 +27,24 @@ class StuffMatrices(LabelMaps):
     """The .mat files; values as in version 1.1."""
 
     def read_values(self, record: tuple[Any, ...]) -> NDArray[Any]:
-        return _read_matrix(Path(record[1]))
+        from scipy.io import loadmat
 
-
-def _read_matrix(path: Path) -> NDArray[Any]:
-    from scipy.io import loadmat
-
-    try:
-        with path.open("rb") as file:
-            is_hdf5 = file.read(len(_HDF5)) == _HDF5
-        if not is_hdf5:
-            return np.asarray(loadmat(str(path), variable_names=["S"])["S"]).astype(np.int32)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as an annotation of COCO-Stuff ({error}); is it cut off?") from error
-    try:
-        import h5py  # pyright: ignore[reportMissingImports] (in no extra: only these old files need it)
-    except ImportError as error:
-        raise ImportError(f"{path} is a file of COCO-Stuff 1.0, which needs h5py: pip install h5py") from error
-    with h5py.File(path) as file:
-        values = np.asarray(file["S"]).T.astype(np.int32)  # [H, W]: HDF5 has the axes the other way round
-    ids = np.array([0, 0, *(category.original_id for category in packaged_classes("coco-stuff"))], np.int32)
-    return ids[values]
+        path = Path(record[1])
+        try:
+            with path.open("rb") as file:
+                is_hdf5 = file.read(len(_HDF5)) == _HDF5
+            if not is_hdf5:
+                return np.asarray(loadmat(path, variable_names=["S"])["S"]).astype(np.int32)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            message = f"{path} cannot be read as an annotation of COCO-Stuff ({error}); is it cut off?"
+            raise ValueError(message) from error
+        try:
+            import h5py  # pyright: ignore[reportMissingImports] (in no extra: only these old files need it)
+        except ImportError as error:
+            raise ImportError(f"{path} is a file of COCO-Stuff 1.0, which needs h5py: pip install h5py") from error
+        with h5py.File(path) as file:
+            values = np.asarray(file["S"]).T.astype(np.int32)  # [H, W]: HDF5 has the axes the other way round
+        return np.array([0, 0, *self.classes.label_ids], np.int32)[values]
 
 
 def _find(root: Path) -> Splits:

@@ -65,6 +65,7 @@ class Collate:
         pixel_mask = torch.zeros(len(samples), *size, dtype=torch.int64)
         valid_mask = torch.zeros(len(samples), *size, dtype=torch.bool)
         masks: list[Any] = []
+        classes: list[Tensor] = []
         for place, sample in enumerate(samples):
             height, width = sample.size
             pixel_values[place, :, :height, :width] = self._normalised(sample)
@@ -73,11 +74,11 @@ class Collate:
                 valid_mask[place, :height, :width] = torch.from_numpy(~_uncounted(sample))
             targets = _packed_targets(sample, size, self.target_stride)
             masks.append(targets if self.packed else targets.unpack())
-        labels = [[region.label_id for region in sample.regions if region.is_target] for sample in samples]
-        batch: dict[str, Any] = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "mask_labels": masks}
-        batch["class_labels"] = [torch.tensor(classes, dtype=torch.int64) for classes in labels]
-        kept = valid_mask[:, :: self.target_stride, :: self.target_stride]  # [B, H / stride, W / stride]
-        return {**batch, "valid_mask": kept} if self.with_valid_mask else batch
+            classes.append(torch.tensor([region.label_id for region in sample.regions if region.is_target]).long())
+        batch = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "mask_labels": masks, "class_labels": classes}
+        if self.with_valid_mask:
+            batch["valid_mask"] = valid_mask[:, :: self.target_stride, :: self.target_stride]  # [B, H / s, W / s]
+        return batch
 
     def _padded_size(self, samples: Sequence[Sample]) -> tuple[int, int]:
         largest = [max(sample.size[axis] for sample in samples) for axis in (0, 1)]

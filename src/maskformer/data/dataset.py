@@ -8,6 +8,7 @@ Nothing but paths and, for the JSON formats, packed annotations stays in memory.
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,19 +58,15 @@ class Records(Sequence[Any]):
 
     def __init__(self, records: Iterable[Any]) -> None:
         packed = [pickle.dumps(record, protocol=5) for record in records]
-        self._ends = np.cumsum([len(record) for record in packed], dtype=np.int64)
+        self._bounds = np.cumsum([0, *map(len, packed)], dtype=np.int64)
         self._bytes: NDArray[np.uint8] = np.frombuffer(b"".join(packed), np.uint8)
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._bounds) - 1
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        place = index % len(self)
-        return pickle.loads(self._bytes[self._ends[place - 1] if place else 0 : self._ends[place]].data)
+        place = range(len(self))[index]
+        return pickle.loads(self._bytes[self._bounds[place] : self._bounds[place + 1]].data)
 
 
 class SegmentationDataset:
@@ -115,7 +112,10 @@ class SegmentationDataset:
         task: Task | None = None,
     ) -> None:
         if task is not None and task not in self.tasks:
-            raise ValueError(f"{root} is annotated for {', '.join(self.tasks)} ({self.layout}), got task={task!r}")
+            raise ValueError(
+                f"the annotation of {root} allows {' and '.join(self.tasks)} segmentation, got task={task!r}: leave "
+                "the task out, or annotate each object (in COCO JSON, or in instance maps)"
+            )
         self.root, self.split, self.classes = str(root), split, classes
         self.records = Records(records)
         self.findings = tuple(findings)
@@ -167,19 +167,18 @@ class SegmentationDataset:
 
     def examine(self, index: int) -> tuple[Sample | None, list[Finding]]:
         """The sample, if it can be read, and what is wrong with it."""
+        path = self.target_path(index)
         try:
             sample = self.read(index)
+            size, found = sample.size, sample.planes.shape[1:]
+            if found != size:
+                message = f"{path} is {found[0]} x {found[1]} (height x width) but its image {self.path(index)} is "
+                remedy = f"{size[0]} x {size[1]}: they must be the same size, after the image's EXIF rotation"
+                raise DataError("size mismatch", path, message + remedy)
         except DataError as error:
             return None, [error.finding]
         except (ValueError, OSError) as error:
             return None, [Finding("unreadable", "error", self.path(index), str(error))]
-        path, found = self.target_path(index), sample.planes.shape[1:]
-        if found != sample.size:
-            message = (
-                f"{path} is {found[0]} x {found[1]} (height x width) but its image {self.path(index)} is "
-                f"{sample.size[0]} x {sample.size[1]}: they must be the same size, after the image's EXIF rotation"
-            )
-            return None, [Finding("size mismatch", "error", path, message)]
         sample, findings = sample.for_task(self.task), []
         if any(region.label_id == UNKNOWN for region in sample.regions):
             findings = self._unknown_values(sample, path)
@@ -189,17 +188,14 @@ class SegmentationDataset:
         return sample, findings
 
     def _unknown_values(self, sample: Sample, path: str) -> list[Finding]:
-        pixels: dict[int, int] = {}
+        pixels = Counter[int]()
         for region, area in zip(sample.regions, sample.areas().tolist(), strict=True):
             if region.label_id == UNKNOWN:
-                pixels[region.value] = pixels.get(region.value, 0) + area
-        known = f"the {len(self.categories)} classes of {self.classes.source}"
+                pixels[region.value] += area
+        holds = f"{path} holds {self.value_noun}"
+        fault = f"which is not among the {len(self.categories)} classes of {self.classes.source}: {self.remedy}"
         return [
-            Finding(
-                *("unknown value", "error", path),
-                f"{path} holds {self.value_noun} {value} ({area} pixels), which is not among {known}: {self.remedy}",
-                value,
-            )
+            Finding("unknown value", "error", path, f"{holds} {value} ({area} pixels), {fault}", value)
             for value, area in pixels.items()
         ]
 

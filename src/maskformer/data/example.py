@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from maskformer.data.scene_set import FIRST_SEEDS
-from maskformer.data.scenes import CLASSES, Scene, draw_scene
+from maskformer.data.scenes import CLASSES, draw_scene
 
 VALIDATION_SHARE = 5  # one picture for validation for so many to train on
 
@@ -63,23 +62,14 @@ def _write_split(root: Path, split: str, count: int, size: tuple[int, int]) -> N
         colors = np.stack([scene.segmentation >> shift & 255 for shift in (0, 8, 16)], axis=-1)  # [H, W, 3]
         Image.fromarray(colors.astype(np.uint8)).save(annotations / f"panoptic_{split}" / f"{name}.png")
         images.append({"id": number, "file_name": f"{name}.jpg", "height": size[0], "width": size[1]})
-        entries.append({"image_id": number, "file_name": f"{name}.png", "segments_info": _segments(scene)})
+        # In the file, categories count from 1 and are what says which of them are things.
+        infos = [{**segment, "category_id": segment["category_id"] + 1} for segment in scene.segments]
+        for info in infos:
+            del info["isthing"]
+        entries.append({"image_id": number, "file_name": f"{name}.png", "segments_info": infos})
     categories = [
         {"id": number, "name": entry.name, "isthing": int(entry.isthing), "color": list(entry.color)}
         for number, entry in enumerate(CLASSES, start=1)
     ]
     content = {"images": images, "annotations": entries, "categories": categories}
     (annotations / f"panoptic_{split}.json").write_text(json.dumps(content), encoding="utf-8")
-
-
-def _segments(scene: Scene) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": segment["id"],
-            "category_id": segment["category_id"] + 1,
-            "area": int(segment["area"]),
-            "bbox": [int(value) for value in segment["bbox"]],
-            "iscrowd": 0,
-        }
-        for segment in scene.segments
-    ]

@@ -66,29 +66,30 @@ def pair_by_name(images: Path, maps: Path, image_ending: str = "", map_ending: s
         image_ending, map_ending: what comes after the common part of the names; by default any picture's suffix, and
             endings such as "_mask" are passed over.
     """
-    by_name: dict[str, Path] = {}
-    for path in pictures_below(maps, (map_ending.lower(),) if map_ending else PICTURES):
-        name = path.relative_to(maps).as_posix()
-        whole = name.removesuffix(map_ending) if map_ending else name.rpartition(".")[0]
-        by_name[whole] = path
-        by_name.setdefault(_MAP_ENDING.sub("", whole), path)
+    by_name: dict[str, str] = {}
+    for name, path in _named(maps, map_ending):
+        by_name[name] = path
+        by_name.setdefault(_MAP_ENDING.sub("", name), path)
     pairs: list[tuple[str, str]] = []
     findings: list[Finding] = []
-    for image in sorted(pictures_below(images, (image_ending.lower(),) if image_ending else PICTURES)):
-        name = image.relative_to(images).as_posix()
-        name = name.removesuffix(image_ending) if image_ending else name.rpartition(".")[0]
+    for name, image in _named(images, image_ending):
         if name in by_name:
-            pairs.append((str(image), str(by_name[name])))
+            pairs.append((image, by_name[name]))
         else:
-            message = (
-                f"{image} has no label map {maps / name}{map_ending or '.png'}: add it, or move the image elsewhere"
-            )
-            findings.append(Finding("missing", "error", str(image), message))
-    used = {label_map for _, label_map in pairs}
-    for label_map in sorted({str(path) for path in by_name.values()} - used):
-        message = f"{label_map} has no image in {images}: it is not used"
-        findings.append(Finding("missing", "warning", label_map, message))
+            wanted = f"{maps / name}{map_ending or '.png'}"
+            message = f"{image} has no label map {wanted}: add it, or move the image elsewhere"
+            findings.append(Finding("missing", "error", image, message))
+    for unused in sorted(set(by_name.values()).difference(label_map for _, label_map in pairs)):
+        message = f"{unused} has no image in {images}: it is not used"
+        findings.append(Finding("missing", "warning", unused, message))
     return pairs, findings
+
+
+def _named(folder: Path, ending: str) -> Iterator[tuple[str, str]]:
+    """Every picture below a folder that ends so (any picture, for ""), after its path from there without the ending."""
+    for path in sorted(pictures_below(folder, (ending.lower(),) if ending else PICTURES)):
+        name = path.relative_to(folder).as_posix()
+        yield name.removesuffix(ending) if ending else name.rpartition(".")[0], str(path)
 
 
 def image_folder(

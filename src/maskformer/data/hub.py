@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from maskformer.data.classes import CLASS_FILES, ClassList, read_classes
+from maskformer.data.classes import CLASS_FILES, USUALLY_IGNORED, ClassList, read_classes
 from maskformer.data.dataset import SegmentationDataset, read_picture
 from maskformer.data.folders import Layout, Splits, split_of
-from maskformer.data.label_maps import USUALLY_IGNORED, class_list_of
+from maskformer.data.label_maps import class_list_of
 from maskformer.data.sample import Region, Sample, Task, index_map
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values", "picture")
@@ -73,12 +73,10 @@ class HubDataset(SegmentationDataset):
     def read(self, index: int) -> Sample:
         row = self.rows[index]
         image, values = read_picture(row[self.columns[0]]), np.asarray(row[self.columns[1]])
+        region_of = self.classes.region
         if values.ndim == 3:
-            values = (values[..., 0].astype(np.int32) << 8) + values[..., 1]
-            planes, regions = index_map(values, self._region_of_pair)
-        else:
-            planes, regions = index_map(values, self.classes.region)
-        return Sample(image, planes, regions, path=self.path(index))
+            values, region_of = (values[..., 0].astype(np.int32) << 8) + values[..., 1], self._region_of_pair
+        return Sample(image, *index_map(values, region_of), path=self.path(index))
 
     def _region_of_pair(self, value: int) -> Region:
         # Such masks do not say which classes are things: those are whose pixels belong to instances.
@@ -120,9 +118,8 @@ def open_hub_dataset(name: str, split: str = "train", task: Task | None = None) 
     library, (repository, _, configuration) = _library(), name.partition(":")
     file = next((file for file in CLASS_FILES if file_exists(repository, file, repo_type="dataset")), None)
     if file is None:
-        raise ValueError(
-            f"{repository} has no class list; open it with datasets and give it to HubDataset with classes"
-        )
+        remedy = "open it with datasets and give it to HubDataset with classes"
+        raise ValueError(f"{repository} has no class list; {remedy}")
     classes = read_classes(Path(hf_hub_download(repository, file, repo_type="dataset")), USUALLY_IGNORED)
     splits = library.get_dataset_split_names(repository, configuration or None)
     found = next((given for given in splits if split_of(given) == split), split)

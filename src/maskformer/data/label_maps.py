@@ -16,26 +16,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskformer.data.classes import CLASS_FILES, ClassList, read_classes
+from maskformer.data.classes import CLASS_FILES, USUALLY_IGNORED, ClassList, read_classes
 from maskformer.data.dataset import DataError, Finding, SegmentationDataset, read_picture
 from maskformer.data.folders import Layout, Splits, pair_by_name, paired_splits, pictures_below, split_folders
 from maskformer.data.sample import Region, Sample, Task, index_map
 
-USUALLY_IGNORED = (255, 65535)
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
 MAP_FOLDERS = ("labels", "label", "masks", "mask", "annotations", "semantic", "segmentation", "segmentationclass", "gt")
 INSTANCE_FOLDERS = ("instances", "instance", "segmentationobject")
-_MAPS_READ_FOR_THINGS = 500
+_MAPS_READ_FOR_THINGS, _MAPS_READ_FOR_DOUBTS = 500, 20
 
 
 class LabelMaps(SegmentationDataset):
     """Images with one map of values each; formats say how to read it and what a value is."""
 
     def read(self, index: int) -> Sample:
-        image_path, *_ = record = self.records[index]
-        image = read_picture(image_path)
-        planes, regions = index_map(self.read_values(record), self.region_of)
-        return Sample(image, planes, regions, path=image_path)
+        path, *_ = record = self.records[index]
+        return Sample(read_picture(path), *index_map(self.read_values(record), self.region_of), path=path)
 
     def read_values(self, record: tuple[Any, ...]) -> NDArray[Any]:
         """[H, W] integers: the map of a record."""
@@ -123,6 +120,8 @@ def _read(root: Path, split: str, source: tuple[Path, Path, Path | None], task: 
         # Every split must have the same things, so the training split tells which they are.
         learnt = _find(root).get("train", source)
         classes = _with_things(classes, _triples(*learnt)[0] if learnt[2] else triples)
+    else:
+        findings += _doubts(classes, triples, root)
     return InstancePairs(root, split, classes, triples, findings, task)
 
 
@@ -133,17 +132,33 @@ def _triples(images: Path, maps: Path, instances: Path) -> tuple[list[tuple[str,
 
 
 def _with_things(classes: ClassList, triples: list[tuple[str, str, str]]) -> ClassList:
-    """The list, with the classes that have instances as things; a sample of the maps is read for it."""
-    things: set[int] = set()
-    step = max(1, len(triples) // _MAPS_READ_FOR_THINGS)
+    """The list, with the classes that have instances as things."""
+    things = _values_with_instances(triples, _MAPS_READ_FOR_THINGS)
+    categories = (category._replace(isthing=category.original_id in things) for category in classes.categories)
+    return replace(classes, categories=tuple(categories))
+
+
+def _doubts(classes: ClassList, triples: list[tuple[str, str, str]], root: Path) -> list[Finding]:
+    """Classes that a list with marks leaves unmarked, but whose objects are told apart."""
+    counted = _values_with_instances(triples, _MAPS_READ_FOR_DOUBTS)
+    lost = [each.name for each in classes.categories if not each.isthing and each.original_id in counted]
+    message = (
+        f"{', '.join(lost)} in {classes.source}: stuff, but the instance maps tell objects of it apart; mark things"
+    )
+    return [Finding("stuff with objects", "warning", str(root), f"{message} as `NAME (thing)`")] if lost else []
+
+
+def _values_with_instances(triples: list[tuple[str, str, str]], limit: int) -> set[int]:
+    """Values of the class maps at which an instance map counts; read off about `limit` maps, evenly spread."""
+    found: set[int] = set()
+    step = max(1, len(triples) // limit)
     for _, labels, instances in triples[::step]:
         try:
             values = np.unique(_joined(read_values(labels), read_values(instances), instances))
         except ValueError:
             continue  # told when the image's turn comes
-        things |= {value >> 16 for value in values.tolist() if value & 0xFFFF}
-    categories = (category._replace(isthing=category.original_id in things) for category in classes.categories)
-    return replace(classes, categories=tuple(categories))
+        found |= {value >> 16 for value in values.tolist() if value & 0xFFFF}
+    return found
 
 
 LAYOUT = Layout("label-maps", _find, _read)

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maskformer.data import (
-    ade20k,
-    cityscapes,
-    coco_instances,
-    coco_panoptic,
-    coco_stuff,
-    hub,
-    label_maps,
-    mapillary,
-)
+from maskformer.data import ade20k, cityscapes, coco_instances, coco_panoptic, coco_stuff, hub, label_maps, mapillary
 from maskformer.data.dataset import SegmentationDataset
 from maskformer.data.folders import Layout, Splits
 from maskformer.data.sample import Task
@@ -39,9 +30,8 @@ def recognise(root: str | Path) -> dict[str, tuple[Layout, Splits]]:
     if not found:
         inside = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
         better = next((name for name in inside if any(layout.find(root / name) for layout in LAYOUTS)), None)
-        hint = (
-            f"did you mean {root / better}?" if better else f"it holds the folders {', '.join(inside[:8]) or '(none)'}"
-        )
+        holds = f"it holds the folders {', '.join(inside[:8]) or '(none)'}"
+        hint = f"did you mean {root / better}?" if better else holds
         raise ValueError(f"{root} has none of the formats {', '.join(entry.name for entry in LAYOUTS)}; {hint}")
     return found
 
@@ -73,6 +63,8 @@ def open_dataset(
     if kind == "scenes" and not Path(source).exists():
         from maskformer.data.scene_set import SceneDataset
 
+        if rest and not rest.isdecimal():
+            raise ValueError(f"{source} has no number of scenes after the colon, expected for example scenes:500")
         return SceneDataset(int(rest or (1000 if split == "train" else 100)), split, task=task)
     if kind == "hub" and rest:
         return hub.open_hub_dataset(rest, split, task)

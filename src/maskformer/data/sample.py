@@ -96,19 +96,21 @@ class Sample:
 
     def without_empty(self) -> Sample:
         """Regions without a pixel left are dropped, and counted where they were targets."""
-        filled = self.areas() > 0
-        if filled.all():
+        areas = self.areas()
+        if areas.all():
             return self
-        places = np.flatnonzero(filled)
-        regions = tuple(self.regions[place] for place in places)
-        lost = sum(region.is_target for region in self.regions) - sum(region.is_target for region in regions)
+        lost = sum(region.is_target for region, area in zip(self.regions, areas, strict=True) if not area)
+        return replace(self._only(np.flatnonzero(areas).tolist()), num_dropped=self.num_dropped + lost)
+
+    def _only(self, places: Sequence[int]) -> Sample:
+        """With those regions alone; the pixels of the others become background."""
         if self.overlapping:
-            planes = pack((expand(self.planes, int(place), True) for place in places), self.planes.shape[1:])
+            planes = pack((expand(self.planes, place, True) for place in places), self.planes.shape[1:])
         else:
             table = np.zeros(len(self.regions) + 1, self.planes.dtype)
-            table[places + 1] = np.arange(1, len(places) + 1)
+            table[np.array(places, np.intp) + 1] = np.arange(1, len(places) + 1)
             planes = table[self.planes]
-        return replace(self, planes=planes, regions=regions, num_dropped=self.num_dropped + lost)
+        return replace(self, planes=planes, regions=tuple(self.regions[place] for place in places))
 
     def flattened(self) -> Sample:
         """As an index map; where regions overlap, the smaller one is on top."""
@@ -122,22 +124,17 @@ class Sample:
 
     def for_task(self, task: Task) -> Sample:
         """The targets of a task: one per class (semantic), things alone over background (instance), or all."""
-        if task == "panoptic" or (task == "instance" and all(region.isthing for region in self.regions)):
+        if task == "panoptic":
             return self
-        flat = self.flattened() if task == "semantic" else self
         if task == "instance":
-            kept = [place for place, region in enumerate(flat.regions) if region.isthing or region.label_id < 0]
-            merged = {(place,): flat.regions[place] for place in kept}
-        else:  # a crowd is of its class, only its members cannot be told apart
-            keys = [(region.label_id, region.value) for region in flat.regions]
-            merged = {
-                tuple(place for place, other in enumerate(keys) if other == key): flat.regions[keys.index(key)]
-                for key in dict.fromkeys(keys)
-            }
-        table = np.zeros(len(flat.regions) + 1, flat.planes.dtype)
-        for number, places in enumerate(merged, start=1):
-            table[np.array(places) + 1] = number
-        regions = tuple(region._replace(iscrowd=region.iscrowd and task == "instance") for region in merged.values())
+            kept = [place for place, region in enumerate(self.regions) if region.isthing or region.label_id < 0]
+            return self if len(kept) == len(self.regions) else self._only(kept)
+        flat = self.flattened()
+        keys = [(region.label_id, region.value) for region in flat.regions]
+        order = list(dict.fromkeys(keys))
+        table = np.array([0, *(order.index(key) + 1 for key in keys)], flat.planes.dtype)
+        # A crowd is of its class, only its members cannot be told apart.
+        regions = tuple(flat.regions[keys.index(key)]._replace(iscrowd=False) for key in order)
         return replace(flat, planes=table[flat.planes], regions=regions)
 
     def class_map(self, ignore_index: int = 255) -> NDArray[np.int32]:

@@ -6,7 +6,6 @@ scene looks alike at every size. H W image, P pieces.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +14,10 @@ from PIL import Image, ImageDraw, ImageFilter
 
 FloatMap = NDArray[np.float32]
 Masks = dict[str, NDArray[np.bool_]]
+Numbers = NDArray[np.uint8]  # [H, W]: the piece of every pixel, counted from 1
 
 
-@dataclass(frozen=True, slots=True)
-class Light:
+class Light(NamedTuple):
     """Where the light comes from and what it does to colours (0 to 255); lengths in image heights."""
 
     zenith: tuple[float, float, float]
@@ -42,12 +41,7 @@ class Outline(NamedTuple):
 
 
 def illuminate(
-    flat: FloatMap,
-    surface: Masks,
-    numbers: NDArray[np.uint8],
-    outlines: list[Outline],
-    light: Light,
-    rng: np.random.Generator,
+    flat: FloatMap, surface: Masks, numbers: Numbers, outlines: list[Outline], light: Light, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Turn flat colours [3, H, W] (the sky's are final, see `paint_sky`) into the picture uint8 [H, W, 3].
 
@@ -65,11 +59,9 @@ def illuminate(
     feet = np.array([0, *(1 if entry.airborne else entry.foot for entry in outlines)], np.float32)[numbers]
     veil = np.where(isthing, np.clip((feet - light.horizon) / (1 - light.horizon), 0, 1), near)
     veil = 0.4 * (1 - veil) ** 4
-    for name in ("sky", "mountain"):
-        if name in surface:
-            veil[surface[name]] = 0
-    if "sky" in surface:
-        shade[surface["sky"]] = 1
+    shade[surface["sky"]] = 1
+    for name in {"sky", "mountain"} & surface.keys():
+        veil[surface[name]] = 0
     shade *= 1 - veil
     noise = light.noise * rng.standard_normal((height, width), dtype=np.float32)
     picture = np.empty((height, width, 3), np.uint8)
@@ -143,7 +135,7 @@ def _texture(surface: Masks, near: FloatMap, x: FloatMap, rng: np.random.Generat
     return shade
 
 
-def _modelling(numbers: NDArray[np.uint8], outlines: list[Outline], light: Light, x: FloatMap, y: FloatMap) -> FloatMap:
+def _modelling(numbers: Numbers, outlines: list[Outline], light: Light, x: FloatMap, y: FloatMap) -> FloatMap:
     """[H, W]: things are brighter on the side of the sun and towards their top."""
     table = np.array([(0, 0, 1e6, 1e6), *(entry[:4] for entry in outlines)], np.float32)  # [P + 1, 4]
     middle, foot, half_width, height = (table[:, column][numbers] for column in range(4))
@@ -153,7 +145,7 @@ def _modelling(numbers: NDArray[np.uint8], outlines: list[Outline], light: Light
     return 0.2 * across + np.where(height < 1e5, 0.14 * upwards, 0)
 
 
-def _shadows(numbers: NDArray[np.uint8], outlines: list[Outline], light: Light) -> FloatMap:
+def _shadows(numbers: Numbers, outlines: list[Outline], light: Light) -> FloatMap:
     """[H, W]: how much light is missing (0 to 0.45): soft ellipses at the feet, away from the sun."""
     height, width = numbers.shape
     canvas = Image.new("L", (width, height))

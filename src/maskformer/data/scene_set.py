@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from maskformer.data.classes import Category, ClassList
 from maskformer.data.dataset import SegmentationDataset
 from maskformer.data.sample import Sample, Task, index_map
@@ -27,7 +25,7 @@ class SceneDataset(SegmentationDataset):
 
     def __init__(
         self,
-        count: int = 1000,
+        count: int,
         split: str = "train",
         first_seed: int | None = None,
         size: tuple[int, int] = (192, 256),
@@ -49,12 +47,10 @@ class SceneDataset(SegmentationDataset):
 
     def sized(self, size: tuple[int, int]) -> SceneDataset:
         """The same scenes, drawn at (H, W)."""
-        other = copy.copy(self)
-        other.size = size
-        return other
+        return SceneDataset(self.count, self.split, self.first_seed, size, self.task)
 
     def read(self, index: int) -> Sample:
         scene = draw_scene(self.first_seed + index % self.count, self.size)
         classes = {segment["id"]: segment["category_id"] for segment in scene.segments}
-        planes, regions = index_map(scene.segmentation, lambda value: self.classes.region(classes[value]))
-        return Sample(scene.image, planes, regions, path=self.path(index))
+        targets = index_map(scene.segmentation, lambda value: self.classes.region(classes[value]))
+        return Sample(scene.image, *targets, path=self.path(index))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -45,14 +46,11 @@ class Brush:
     """Random numbers and the colours that all things of one scene share."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
+        self.rng, self.uniform = rng, rng.uniform
         self.hues = rng.uniform(0, 1, 5)
 
-    def uniform(self, low: float, high: float) -> float:
-        return float(self.rng.uniform(low, high))
-
     def chance(self, share: float) -> bool:
-        return bool(self.rng.random() < share)
+        return self.rng.random() < share
 
     def color(self) -> Color:
         if self.chance(0.15):
@@ -123,10 +121,8 @@ def _boat(brush: Brush) -> list[Polygon]:
     shapes = [_poly(hull, (-0.5, 0.2), (0.54, 0.22), (0.34, 0.0), (-0.38, 0.0)), _box(-0.47, 0.15, 0.47, 0.19, _WHITE)]
     if brush.chance(0.3):
         cabin = mix(_WHITE, brush.color(), 0.2)
-        shapes += [
-            _poly(cabin, (-0.3, 0.2), (0.22, 0.2), (0.1, 0.46), (-0.3, 0.46)),
-            _box(-0.18, 0.46, -0.04, 0.66, hull),
-        ]
+        shapes.append(_poly(cabin, (-0.3, 0.2), (0.22, 0.2), (0.1, 0.46), (-0.3, 0.46)))
+        shapes.append(_box(-0.18, 0.46, -0.04, 0.66, hull))
         return shapes + [_box(x, 0.29, x + 0.1, 0.39, _GLASS) for x in (-0.25, -0.11, 0.03)]
     shapes.append(_box(-0.025, 0.18, 0.025, 1.0, (96, 74, 58)))
     shapes.append(_poly(sail, (0.035, 0.27), (0.035, 0.97), (0.44, 0.29)))
@@ -146,15 +142,8 @@ def _person(brush: Brush) -> list[Polygon]:
     ]
     shapes += [_box(side * (step + 0.05) - 0.07, 0, side * (step + 0.05) + 0.07, 0.06, _BLACK) for side in (-1, 1)]
     for side, hand in ((-1, lift), (1, brush.uniform(0.36, 0.44))):
-        shapes.append(
-            _poly(
-                mix(shirt, _BLACK, 0.15),
-                (side * 0.12, 0.79),
-                (side * 0.12, 0.66),
-                (side * 0.28, hand),
-                (side * 0.34, hand + 0.06),
-            )
-        )
+        sleeve = ((side * 0.12, 0.79), (side * 0.12, 0.66), (side * 0.28, hand), (side * 0.34, hand + 0.06))
+        shapes.append(_poly(mix(shirt, _BLACK, 0.15), *sleeve))
         shapes.append(_disc(side * 0.31, hand + 0.02, 0.05, 0.05, skin))
     shapes.append(_poly(shirt, (-0.16, 0.46), (0.16, 0.46), (0.19, 0.76), (0.12, 0.81), (-0.12, 0.81), (-0.19, 0.76)))
     return [*shapes, _disc(0, 0.91, 0.125, 0.125, hair), _disc(0, 0.88, 0.105, 0.1, skin)]
@@ -169,25 +158,13 @@ def _ball(brush: Brush) -> list[Polygon]:
 
 
 def _kite(brush: Brush) -> list[Polygon]:
-    one, two = brush.color(), brush.color()
-    top, right, foot, left, cross = (0.0, 1.0), (0.34, 0.66), (0.0, 0.2), (-0.34, 0.66), (0.0, 0.66)
-    shapes = [
-        _poly(one, top, right, cross),
-        _poly(two, right, foot, cross),
-        _poly(one, foot, left, cross),
-        _poly(two, left, top, cross),
-    ]
-    for number in range(3):  # bows on the tail
-        x, y = 0.06 * (-1) ** number, 0.14 - 0.15 * number
-        shapes.append(
-            _poly(
-                (two, one)[number % 2],
-                (x - 0.1, y + 0.07),
-                (x - 0.1, y - 0.07),
-                (x + 0.1, y + 0.07),
-                (x + 0.1, y - 0.07),
-            )
-        )
+    colors = (brush.color(), brush.color())
+    rim, cross = [(0.0, 1.0), (0.34, 0.66), (0.0, 0.2), (-0.34, 0.66), (0.0, 1.0)], (0.0, 0.66)
+    shapes = [_poly(colors[number % 2], *corners, cross) for number, corners in enumerate(pairwise(rim))]
+    bow = np.array([(-0.1, 0.07), (-0.1, -0.07), (0.1, 0.07), (0.1, -0.07)])
+    for number in range(3):  # on the tail
+        middle = (0.06 * (-1) ** number, 0.14 - 0.15 * number)
+        shapes.append((bow + middle, colors[1 - number % 2]))
     turn = brush.uniform(-0.6, 0.6)
     rotation = np.array([(np.cos(turn), -np.sin(turn)), (np.sin(turn), np.cos(turn))])
     return [((points - (0, 0.5)) @ rotation + (0, 0.5), color) for points, color in shapes]

@@ -10,14 +10,14 @@ Lengths are in image heights: y in [0, 1] downwards, x in [0, W/H]. H W image, P
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from maskformer.data.scene_light import Light, Outline, illuminate, paint_sky
+from maskformer.data.scene_light import Light, Numbers, Outline, illuminate, paint_sky
 from maskformer.data.scene_things import THINGS, Brush, Color, Polygon, Thing, mix
 
 
@@ -110,8 +110,7 @@ _SNOW: Color = (250, 250, 252)
 Curve = NDArray[np.float64]  # y at `_KNOTS` places over the width
 
 
-@dataclass(frozen=True, slots=True)
-class _Land:
+class _Land(NamedTuple):
     """The ground's stuff from far to near, and the edges between: one more, the last is the picture's lower edge."""
 
     names: list[str]
@@ -120,13 +119,12 @@ class _Land:
     aspect: float
 
 
-@dataclass(slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     """Polygons that get one number, and where they stand."""
 
     label: int
     polygons: list[Polygon]
-    outline: Outline = field(default_factory=Outline)
+    outline: Outline = Outline()
 
 
 def draw_scene(seed: int, size: tuple[int, int] = (192, 256)) -> Scene:
@@ -187,10 +185,11 @@ def _compose(rng: np.random.Generator, aspect: float) -> tuple[list[_Piece], Lig
     return pieces + _place_things(brush, land), light
 
 
-def _between(top: NDArray[np.float64], foot: NDArray[np.float64], aspect: float, color: Color) -> Polygon:
-    """The area between two curves given at `_KNOTS` places over the width, a little wider than the picture."""
+def _between(top: Curve, foot: Curve, aspect: float, color: Color, knots: slice = slice(None)) -> Polygon:
+    """The area between two curves, a little wider than the picture; between some of their knots, if they are given."""
     x = np.linspace(-0.02, 1.02, _KNOTS) * aspect
-    return np.concatenate([np.stack([x, top], axis=1), np.stack([x, foot], axis=1)[::-1]]), color
+    there, back = (np.stack([x, curve], axis=1)[knots] for curve in (top, foot))
+    return np.concatenate([there, back[::-1]]), color
 
 
 def _mountain(brush: Brush, land: _Land, color: Color) -> _Piece:
@@ -228,18 +227,14 @@ def _lay_out(brush: Brush, horizon: float, aspect: float) -> _Land:
     return _Land(names, [*edges, _BOTTOM], horizon, aspect)
 
 
-def _lane(top: NDArray[np.float64], foot: NDArray[np.float64], aspect: float, color: Color) -> list[Polygon]:
+def _lane(top: Curve, foot: Curve, aspect: float, color: Color) -> list[Polygon]:
     """The road's markings: two edges and a dashed line in the middle, all of them road."""
     paint = mix(color, (244, 238, 214), 0.75)
     lines = [_between(top + (foot - top) * a, top + (foot - top) * (a + 0.03), aspect, paint) for a in (0.05, 0.92)]
     middle, thick = (top + foot) / 2, (foot - top) * 0.035
-    for start in range(1, _KNOTS - 4, 8):
-        knots = np.arange(start, start + 4)
-        x = (np.linspace(-0.02, 1.02, _KNOTS) * aspect)[knots]
-        upper, lower = middle[knots] - thick[knots] / 2, middle[knots] + thick[knots] / 2
-        dash = np.concatenate([np.stack([x, upper], axis=1), np.stack([x, lower], axis=1)[::-1]])
-        lines.append((dash, paint))
-    return lines
+    upper, lower = middle - thick / 2, middle + thick / 2
+    dashes = [slice(start, start + 4) for start in range(1, _KNOTS - 4, 8)]
+    return lines + [_between(upper, lower, aspect, paint, dash) for dash in dashes]
 
 
 def _place_things(brush: Brush, land: _Land) -> list[_Piece]:
@@ -289,38 +284,27 @@ def _fill(canvas: Image.Image, pieces: list[_Piece], colored: bool) -> Image.Ima
     draw, scale = ImageDraw.Draw(canvas), canvas.height
     for number, piece in enumerate(pieces, start=1):
         for points, color in piece.polygons:
-            ink = tuple(int(min(max(value, 0.0), 255.0)) for value in color) if colored else number
+            ink = tuple(map(int, color)) if colored else number
             draw.polygon((points * scale).ravel().tolist(), fill=ink)
     return canvas
 
 
-def _number_pixels(pieces: list[_Piece], size: tuple[int, int]) -> NDArray[np.uint8]:
+def _number_pixels(pieces: list[_Piece], size: tuple[int, int]) -> Numbers:
     """[H, W]: for every pixel the number, from 1, of the piece on top."""
     assert len(pieces) < 256
     canvas = Image.new("L", (2 * size[1], 2 * size[0]), 1)  # the sky is number 1
     return np.asarray(_fill(canvas, pieces, colored=False))[1::2, 1::2]  # [2H, 2W] -> [H, W]
 
 
-def _segment(pieces: list[_Piece], numbers: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[SceneSegment]]:
+def _segment(pieces: list[_Piece], numbers: Numbers) -> tuple[NDArray[np.int32], list[SceneSegment]]:
     """Number stuff class by class, then things one by one, from 1 without gaps."""
-    table = np.zeros(len(pieces) + 1, np.int32)
     keys = [(piece.label, number if piece.outline.isthing else -1) for number, piece in enumerate(pieces)]
     order = sorted(set(keys))
-    table[1:] = [order.index(key) + 1 for key in keys]
-    segmentation = table[numbers]
+    segmentation = np.array([0, *(order.index(key) + 1 for key in keys)], np.int32)[numbers]
     return segmentation, [_describe(segmentation == i, i, label) for i, (label, _) in enumerate(order, start=1)]
 
 
 def _describe(mask: NDArray[np.bool_], number: int, label: int) -> SceneSegment:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    x, y = int(columns[0]), int(rows[0])
-    box = (x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1)
-    area = int(np.count_nonzero(mask))
-    return {
-        "id": number,
-        "category_id": label,
-        "isthing": CLASSES[label].isthing,
-        "iscrowd": 0,
-        "area": area,
-        "bbox": box,
-    }
+    left, top, right, low = Image.fromarray(mask).getbbox() or (0, 0, 0, 0)
+    box, area, isthing = (left, top, right - left, low - top), int(np.count_nonzero(mask)), CLASSES[label].isthing
+    return {"id": number, "category_id": label, "isthing": isthing, "iscrowd": 0, "area": area, "bbox": box}

@@ -7,6 +7,7 @@ nearest. H W image.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -45,19 +46,7 @@ class ResizeShortestEdge:
         scale = int(rng.choice(np.asarray(self.sizes))) / min(height, width)
         if self.max_size is not None:
             scale = min(scale, self.max_size / max(height, width))
-        return _scaled(sample, scale)
-
-
-@dataclass(frozen=True)
-class ScaleJitter:
-    """Fit into `size` (height, width), then scale by a random factor of `scales`: what large-scale jitter is."""
-
-    size: tuple[int, int]
-    scales: tuple[float, float] = (0.1, 2.0)
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        height, width = sample.size
-        return _scaled(sample, rng.uniform(*self.scales) * min(self.size[0] / height, self.size[1] / width))
+        return resize(sample, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
 @dataclass(frozen=True)
@@ -65,21 +54,20 @@ class RandomCrop:
     """Cut out a random window.
 
     Attributes:
-        size: (height, width). "absolute": pixels, at most the image's. "absolute_range": each edge is drawn between
-            `size[0]` and `size[1]` pixels, at most the image's. "relative_range": each edge's share of the image is
-            drawn between `size` and 1.
+        size: "absolute": (height, width) in pixels; "absolute_range": each edge is drawn between these two. At most
+            the image's.
         kind: see `size`.
         single_category_max_area: no class may fill more of the window's labelled pixels than this share; ten windows
             are tried, the last is taken as it is. 1 is no limit.
     """
 
-    size: tuple[float, float]
-    kind: Literal["absolute", "absolute_range", "relative_range"] = "absolute"
+    size: tuple[int, int]
+    kind: Literal["absolute", "absolute_range"] = "absolute"
     single_category_max_area: float = 1.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         limit, window = self.single_category_max_area, sample
-        for _ in range(_CROP_ATTEMPTS if limit < 1 else 1):
+        for _ in range(_CROP_ATTEMPTS):
             height, width = self._window(sample.size, rng)
             top = int(rng.integers(sample.size[0] - height + 1))
             left = int(rng.integers(sample.size[1] - width + 1))
@@ -89,14 +77,11 @@ class RandomCrop:
         return window
 
     def _window(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-        if self.kind == "absolute":
-            wanted = list(self.size)
-        elif self.kind == "absolute_range":
-            low, high = (int(edge) for edge in self.size)
-            wanted = [float(rng.integers(min(edge, low), min(edge, high) + 1)) for edge in size]
-        else:
-            wanted = [rng.uniform(share, 1) * edge for share, edge in zip(self.size, size, strict=True)]
-        return min(size[0], max(1, round(wanted[0]))), min(size[1], max(1, round(wanted[1])))
+        wanted: Sequence[int] = self.size
+        if self.kind == "absolute_range":
+            low, high = self.size
+            wanted = [int(rng.integers(min(edge, low), min(edge, high) + 1)) for edge in size]
+        return min(size[0], max(1, wanted[0])), min(size[1], max(1, wanted[1]))
 
 
 @dataclass(frozen=True)
@@ -163,11 +148,6 @@ def resize(sample: Sample, size: tuple[int, int]) -> Sample:
     return replace(sample, image=np.asarray(image), planes=sample.planes[:, rows[:, None], columns])
 
 
-def _scaled(sample: Sample, scale: float) -> Sample:
-    height, width = (max(1, round(edge * scale)) for edge in sample.size)
-    return resize(sample, (height, width))
-
-
 def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
     """A window of the sample; regions outside of it stay in the list, without pixels."""
     window = (slice(top, top + height), slice(left, left + width))
@@ -176,11 +156,11 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
 
 def _largest_share(sample: Sample) -> float:
     """The largest class's share of the labelled pixels; 1 without any, which is no better than a single class."""
-    totals: dict[int, int] = {}
+    totals = Counter[int]()
     for region, area in zip(sample.regions, sample.areas().tolist(), strict=True):
         if region.label_id >= 0:
-            totals[region.label_id] = totals.get(region.label_id, 0) + area
-    return max(totals.values()) / sum(totals.values()) if any(totals.values()) else 1.0
+            totals[region.label_id] += area
+    return max(totals.values()) / totals.total() if totals.total() else 1.0
 
 
 def paper_transforms(

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from maskformer.results import compressed_runs
+
 Backend = Literal["pycocotools", "faster-coco-eval"]
 Record = dict[str, Any]
 
@@ -90,8 +92,10 @@ class AveragePrecision:
         record: Record = {
             "image_id": image_id,
             "size": list(size),
-            "detections": [[category, score, compressed(runs)] for category, score, runs in detections],
-            "truth": [[category, compressed(runs), area, int(crowd)] for category, runs, area, crowd in truth],
+            "detections": [[category, score, compressed_runs(runs)["counts"]] for category, score, runs in detections],
+            "truth": [
+                [category, compressed_runs(runs)["counts"], area, int(crowd)] for category, runs, area, crowd in truth
+            ],
         }
         self.records.append(record)
         return record
@@ -105,7 +109,7 @@ class AveragePrecision:
         ids = [record["image_id"] for record in self.records]
         if not ids or len(set(ids)) < len(ids):
             raise ValueError(f"average precision got {len(ids)} images with {len(set(ids))} ids, expected each once")
-        evaluation = self._evaluated(sorted(self.records, key=lambda record: _rank(record["image_id"])))
+        evaluation = self._evaluated(sorted(self.records, key=_rank))
         numbers = [None if value < 0 else 100 * float(value) for value in evaluation.stats[: len(NAMES)]]
         precision: NDArray[np.float64] = evaluation.eval["precision"]  # [IoUs, recalls, C, areas, limits]
         per_class: dict[int, dict[str, float]] = {}
@@ -132,31 +136,15 @@ class AveragePrecision:
         data = {"info": {}, "images": images, "categories": self.categories, "annotations": truths}
         coco, evaluator = _official(self.backend)
         with contextlib.redirect_stdout(io.StringIO()):  # the official code talks
-            true, predicted = coco(), coco()
+            true = coco()
             true.dataset = data
             true.createIndex()
-            if found:
-                predicted = true.loadRes(found)
-            else:  # loadRes looks at the first one
-                predicted.dataset = {**data, "annotations": []}
-                predicted.createIndex()
+            predicted = true.loadRes(found) if found else coco()  # loadRes looks at the first one
             evaluation = evaluator(true, predicted, "boundary" if self.boundary else "segm")
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
         return evaluation
-
-
-def compressed(runs: Mapping[str, Any]) -> str:
-    """COCO's string of run lengths in either form."""
-    counts = runs["counts"]
-    if isinstance(counts, list):
-        from pycocotools import mask
-
-        uncompressed: Any = {"size": list(runs["size"]), "counts": counts}
-        packed: Any = mask.frPyObjects(uncompressed, *runs["size"])
-        counts = packed["counts"]
-    return counts.decode("ascii") if isinstance(counts, bytes) else counts
 
 
 def _official(backend: Backend) -> tuple[Any, Any]:
@@ -173,8 +161,8 @@ def _official(backend: Backend) -> tuple[Any, Any]:
     return COCO, COCOeval
 
 
-def _rank(image_id: int | str) -> tuple[bool, int, str]:
-    return isinstance(image_id, str), image_id if isinstance(image_id, int) else 0, str(image_id)
+def _rank(record: Record) -> tuple[bool, int | str]:
+    return isinstance(record["image_id"], str), record["image_id"]  # numbers before names
 
 
 def _mean(precision: NDArray[np.float64]) -> float:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from maskformer.data.dataset import SegmentationDataset
 from maskformer.evaluation.evaluate import build_judge
-from maskformer.evaluation.judge import Judge
+from maskformer.evaluation.judge import Judge, PanopticJudge, class_map, panoptic_segments
 from maskformer.evaluation.loop import Loop, Options
 from maskformer.evaluation.panoptic_quality import PanopticQuality
 from maskformer.evaluation.submission import AnnotationFile
@@ -103,28 +103,23 @@ def compare(
     annotations = AnnotationFile(dataset)
     judges = [build_judge(each, annotations, task, options) for each in (a, b)]
     loops = [Loop(each, task, options) for each in (a, b)]
-    total = len(dataset) if options.limit is None else min(options.limit, len(dataset))
-    categories = [
-        {"id": label, "name": category.name, "isthing": category.isthing}
-        for label, category in enumerate(dataset.categories)
-    ]
-    quality = PanopticQuality(categories) if task == "panoptic" else None
-    agreement = _Agreement(judges, quality)
-    streams = [loop.results(dataset, range(total)) for loop in loops]
+    wanted = range(len(dataset))[: options.limit]
+    agreement = _Agreement(judges)
+    streams = [loop.results(dataset, wanted) for loop in loops]
     for number, ((index, one, sample), (_, other, _)) in enumerate(zip(*streams, strict=True), start=1):
         for judge, result in zip(judges, (one, other), strict=True):
             judge.count(judge.judge(result, sample, index))
         agreement.add(one, other, (loops[0].outputs, loops[1].outputs))
         if progress is not None:
-            progress(number, total)
+            progress(number, len(wanted))
     ours, theirs = (judge.summary()[0] for judge in judges)
     return Comparison(
         task,
-        total,
+        len(wanted),
         {name: (ours[name], theirs[name]) for name in ours},
         agreement.differences(),
         100 * agreement.same / agreement.pixels,
-        None if quality is None or not quality.state.any() else quality.result().all.pq,
+        agreement.quality.result().all.pq if agreement.quality and agreement.quality.state.any() else None,
         agreement.identical,
     )
 
@@ -132,23 +127,21 @@ def compare(
 class _Agreement:
     """Sums over images of what two models differ in."""
 
-    def __init__(self, judges: list[Judge], quality: PanopticQuality | None) -> None:
-        self.tables = [np.append(judge.table, -1) for judge in judges]  # the last one: nothing
-        self.quality = quality
+    def __init__(self, judges: list[Judge]) -> None:
+        self.tables = [judge.table for judge in judges]
+        first = judges[0]
+        self.quality = PanopticQuality(first.quality.categories) if isinstance(first, PanopticJudge) else None
         self.same = self.pixels = self.identical = 0
         # by name of the logits: largest and sum of the differences, sums of their squares and of A's, numbers
         self.logits: dict[str, NDArray[np.float64]] = {}
 
     def add(self, one: Segmentation, other: Segmentation, outputs: tuple[Any, Any]) -> None:
-        same = _classes(one, self.tables[0]) == _classes(other, self.tables[1])
+        same = class_map(one, self.tables[0], -1) == class_map(other, self.tables[1], -1)
         self.same += int(same.sum())
         self.pixels += same.size
         self.identical += bool(same.all())
         if self.quality is not None:
-            truth, predicted = (
-                [{"id": each.id, "category_id": int(table[each.label_id])} for each in result.segments]
-                for result, table in zip((one, other), self.tables, strict=True)
-            )
+            truth, predicted = panoptic_segments(one, self.tables[0]), panoptic_segments(other, self.tables[1])
             self.quality.update(other.segmentation, predicted, one.segmentation, truth)
         for name in ("class_queries_logits", "masks_queries_logits", "logits"):
             ours, theirs = (getattr(each, name, None) for each in outputs)
@@ -164,12 +157,3 @@ class _Agreement:
             name: Difference(float(largest), float(total / count), float(np.sqrt(squares / max(norm, 1e-30))))
             for name, (largest, total, squares, norm, count) in self.logits.items()
         }
-
-
-def _classes(result: Segmentation, table: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[H, W]: the data's label id of each pixel, -1 where there is nothing."""
-    if result.task == "semantic":
-        return table[result.segmentation]
-    labels = np.full(max((each.id for each in result.segments), default=0) + 2, -1)  # void is 0, or -1: the last
-    labels[[each.id for each in result.segments]] = [table[each.label_id] for each in result.segments]
-    return labels[result.segmentation]

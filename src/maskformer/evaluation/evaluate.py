@@ -106,13 +106,14 @@ def evaluate(
     options, task = options or Options(), task or segmenter.task
     annotations = AnnotationFile(dataset)
     judge = build_judge(segmenter, annotations, task, options)
-    rank, world = _processes()
-    total = len(dataset) if options.limit is None else min(options.limit, len(dataset))
+    alone = not distributed.is_initialized()
+    rank, world = (0, 1) if alone else (distributed.get_rank(), distributed.get_world_size())
+    wanted = range(len(dataset))[: options.limit]
     rows, journal = _resumed(segmenter, dataset, task, options, judge, rank)
     done = {row["index"] for row in rows}
-    todo = [index for index in range(total) if index not in done][rank::world]
+    todo = [index for index in wanted if index not in done][rank::world]
     rows = rows if rank == 0 else []
-    submission = _submission(options, task, annotations, judge)
+    submission = Submission(options.directory, task, annotations, judge.table) if options.submission else None
     loop = Loop(segmenter, task, options)
     for index, result, sample in loop.results(dataset, todo):
         start = time.perf_counter()
@@ -128,11 +129,11 @@ def evaluate(
         if progress is not None:
             progress(len(rows), len(todo) + (len(done) if rank == 0 else 0))
     rows, entropy = _summed(judge, rows, loop.entropy)
-    if len(rows) != total:
-        raise ValueError(f"{len(rows)} of {total} images were counted, which is no result; evaluate again")
+    if len(rows) != len(wanted):
+        raise ValueError(f"{len(rows)} of {len(wanted)} images were counted, which is no result; evaluate again")
     if submission is not None and journal is not None and rank == 0:
-        submission.finish(record for record in journal.records() if record["index"] < total)
-    return _evaluation(judge, dataset, task, rows, entropy)
+        submission.finish(record for record in journal.records() if record["index"] in wanted)
+    return _evaluation(judge, task, rows, entropy, len(dataset))
 
 
 def build_judge(segmenter: Segmenter, annotations: AnnotationFile, task: Task, options: Options) -> Judge:
@@ -145,17 +146,15 @@ def build_judge(segmenter: Segmenter, annotations: AnnotationFile, task: Task, o
     wrong = [finding.message for finding in dataset.findings if finding.level == "error"]
     if wrong or not len(dataset):
         raise ValueError(wrong[0] if wrong else f"{dataset.root} has no image in its split {dataset.split!r}")
-    names = [category.name for category in dataset.categories]
-    isthing = [category.isthing for category in dataset.categories]
     # A panoptic model knows stuff too, which is no matter where instances are counted.
     dispensable = (segmenter.stuff_ids or ()) if task == "instance" else ()
-    table = class_table(segmenter.labels, names, options.by_order, dispensable)
+    table = class_table(segmenter.labels, list(dataset.id2label.values()), options.by_order, dispensable)
     if task != dataset.task and (dataset.task != "panoptic" or task not in dataset.tasks):
         raise ValueError(f"{dataset.root} was opened for task {dataset.task!r}, expected {task!r}")
     if task == "semantic":
-        return SemanticJudge(names, table)
+        return SemanticJudge(dataset.categories, table)
     if task == "panoptic":
-        return PanopticJudge(names, table, isthing)
+        return PanopticJudge(dataset.categories, table)
     return InstanceJudge(annotations, table, options.backend, options.boundary)
 
 
@@ -209,10 +208,9 @@ def _resumed(
     data = {"data": dataset.root, "split": dataset.split, "images": len(dataset), "classes": dataset.id2label}
     journal = Journal(options.directory, {"task": task, "weights": weights} | data | how, rank)
     rows: dict[int, Row] = {}
-    total = len(dataset) if options.limit is None else options.limit
     if options.resume:
         for record in journal.records():
-            if record["index"] < total and record["index"] not in rows:
+            if record["index"] in range(len(dataset))[: options.limit] and record["index"] not in rows:
                 rows[record["index"]] = {name: record[name] for name in ("index", "path", "score", "seconds")}
                 if rank == 0:
                     judge.count(record)
@@ -221,19 +219,6 @@ def _resumed(
     if distributed.is_initialized():
         distributed.barrier()  # nobody writes while another still reads
     return list(rows.values()), journal
-
-
-def _submission(options: Options, task: Task, annotations: AnnotationFile, judge: Judge) -> Submission | None:
-    if not options.submission:
-        return None
-    if options.directory is None:
-        raise ValueError("submission files need a directory to be written to")
-    return Submission(options.directory, task, annotations, judge.table)
-
-
-def _processes() -> tuple[int, int]:
-    """This process's number, and how many there are."""
-    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
 
 
 def _summed(judge: Judge, rows: list[Row], entropy: NDArray[np.float64]) -> tuple[list[Row], NDArray[np.float64]]:
@@ -252,12 +237,9 @@ def _summed(judge: Judge, rows: list[Row], entropy: NDArray[np.float64]) -> tupl
     return sorted(rows, key=lambda row: row["index"]), entropy
 
 
-def _evaluation(
-    judge: Judge, dataset: SegmentationDataset, task: Task, rows: list[Row], entropy: NDArray[np.float64]
-) -> Evaluation:
+def _evaluation(judge: Judge, task: Task, rows: list[Row], entropy: NDArray[np.float64], num_images: int) -> Evaluation:
     metrics, per_class = judge.summary()
     seconds = {stage: float(sum(row["seconds"][stage] for row in rows)) for stage in STAGES}
     images = [{name: row[name] for name in ("index", "path", "score")} for row in rows]
-    names = [category.name for category in dataset.categories]
-    warnings = suspicions(metrics, per_class, judge.confusion, names, entropy)
-    return Evaluation(task, metrics, per_class, images, len(dataset), seconds, warnings, names, judge.confusion)
+    warnings = suspicions(metrics, per_class, judge.confusion, judge.names, entropy)
+    return Evaluation(task, metrics, per_class, images, num_images, seconds, warnings, judge.names, judge.confusion)

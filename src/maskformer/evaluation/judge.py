@@ -1,64 +1,89 @@
 """From one image's prediction and truth to integers that are summed: one judge per task (paper section 4.1).
 
-    judge(...)   the record of one image, which JSON can hold; nothing is counted. Its `score` (0 to 100, or None) tells
-                 how well the image went
-    count(...)   adds a record to `counts` (integers, by name) or to `records` (what cannot be summed)
-    confusion    pixels by (true, predicted) class, [C, C], or [C + 1, C + 1] with "nothing" as the last class
-    summary()    the numbers of the whole in percent, the most important one first, and a row for each class in the data
-
 What is counted is a sum of integers, or a union of records, so neither the order of the images nor the number of
 processes changes a digit. C classes, H W image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskformer.data.sample import Region, Sample, expand
+from maskformer.data.classes import Category
+from maskformer.data.sample import Sample, expand
 from maskformer.evaluation.average_precision import AveragePrecision, Backend
 from maskformer.evaluation.miou import MeanIoU
 from maskformer.evaluation.panoptic_quality import PanopticQuality
 from maskformer.evaluation.submission import AnnotationFile
-from maskformer.processing.masks import encode_run_lengths
+from maskformer.processing.masks import RunLengths, encode_run_lengths
 from maskformer.results import Segmentation
 
 Record = dict[str, Any]
-Counts = dict[str, NDArray[np.int64]]
 Metrics = dict[str, float | None]
 Row = dict[str, Any]  # of the table of classes: id, name and the numbers
 
 _IGNORED = -1
 
 
-class SemanticJudge:
-    """Mean IoU and its relatives. `table` is the data's label id of each of the model's."""
+class Judge(ABC):
+    """What the three have in common.
 
-    def __init__(self, names: Sequence[str], table: NDArray[np.int64]) -> None:
-        self.names, self.table = names, table
-        self.iou = MeanIoU(len(names), _IGNORED)
+    Args:
+        categories: the C classes of the data, by label id.
+        table: int64: the data's label id of each of the model's.
+
+    Attributes:
+        counts: integers by name, which are added up over images and processes.
+        records: of the images, where they cannot be summed.
+        confusion: pixels by (true, predicted) class, [C, C], or [C + 1, C + 1] with "nothing" as the last class.
+    """
+
+    def __init__(self, categories: Sequence[Category], table: NDArray[np.int64]) -> None:
+        self.table = table
+        self.names = [category.name for category in categories]
+        self.isthing = [category.isthing for category in categories]
+        self.counts: dict[str, NDArray[np.int64]] = {}
         self.records: list[Record] = []
+        self.confusion: NDArray[np.int64] | None = None
+
+    @abstractmethod
+    def judge(self, result: Segmentation, sample: Sample, index: int) -> Record:
+        """The record of one image, which JSON can hold; nothing is counted.
+
+        Its `score` (0 to 100, or None) tells how well the image went.
+        """
+
+    def count(self, record: Record) -> None:
+        """Add the record of an image."""
+        for name, counts in self.counts.items():
+            places, numbers = record[name]
+            counts.reshape(-1)[places] += np.array(numbers, np.int64)
+
+    @abstractmethod
+    def summary(self) -> tuple[Metrics, list[Row]]:
+        """The whole in percent, the most important number first, and a row for each class in the data."""
+
+
+class SemanticJudge(Judge):
+    """Mean IoU and its relatives."""
+
+    def __init__(self, categories: Sequence[Category], table: NDArray[np.int64]) -> None:
+        super().__init__(categories, table)
+        self.iou = MeanIoU(len(categories), _IGNORED)
+        self.confusion = self.iou.confusion
+        self.counts = {"confusion": self.iou.confusion}
 
     def judge(self, result: Segmentation, sample: Sample, index: int) -> Record:
         one = MeanIoU(len(self.names), _IGNORED)
-        one.update(self.table[result.segmentation], sample.class_map(_IGNORED))
+        one.update(class_map(result, self.table, _IGNORED), sample.class_map(_IGNORED))
         score = round(one.result().mean_iou, 4) if one.confusion.any() else None
         return {"score": score, "confusion": _sparse(one.confusion)}
-
-    def count(self, record: Record) -> None:
-        _add(self.iou.confusion, record["confusion"])
-
-    @property
-    def counts(self) -> Counts:
-        return {"confusion": self.iou.confusion}
-
-    @property
-    def confusion(self) -> NDArray[np.int64] | None:
-        return self.iou.confusion
 
     def summary(self) -> tuple[Metrics, list[Row]]:
         result, true, predicted = self.iou.result(), self.iou.confusion.sum(1), self.iou.confusion.sum(0)
@@ -71,41 +96,23 @@ class SemanticJudge:
         return dict(zip(("mIoU", "fwIoU", "mACC", "pACC"), means, strict=True)), rows
 
 
-class PanopticJudge:
-    """Panoptic quality, and the confusion of classes by pixels. `isthing` is by label id of the data."""
+class PanopticJudge(Judge):
+    """Panoptic quality, and the confusion of classes by pixels."""
 
-    def __init__(self, names: Sequence[str], table: NDArray[np.int64], isthing: Sequence[bool]) -> None:
-        self.names, self.table = names, table
-        self.categories = [
-            {"id": label, "name": name, "isthing": thing}
-            for label, (name, thing) in enumerate(zip(names, isthing, strict=True))
-        ]
-        self.quality = PanopticQuality(self.categories)
-        self.pixels = MeanIoU(len(names) + 1, _IGNORED)
-        self.records: list[Record] = []
+    def __init__(self, categories: Sequence[Category], table: NDArray[np.int64]) -> None:
+        super().__init__(categories, table)
+        self.quality = PanopticQuality(
+            [{"id": label, "name": each.name, "isthing": each.isthing} for label, each in enumerate(categories)]
+        )
+        self.confusion = np.zeros((len(categories) + 1, len(categories) + 1), np.int64)
+        self.counts = {"quality": self.quality.state, "pixels": self.confusion}
 
     def judge(self, result: Segmentation, sample: Sample, index: int) -> Record:
-        segments = [{"id": each.id, "category_id": int(self.table[each.label_id])} for each in result.segments]
-        ids, truth = panoptic_truth(sample)
-        one, pixels = PanopticQuality(self.categories), MeanIoU(len(self.names) + 1, _IGNORED)
-        one.update(result.segmentation, segments, ids, truth)
-        classes = np.full(max((each["id"] for each in segments), default=0) + 1, len(self.names), np.int32)
-        classes[[each["id"] for each in segments]] = [each["category_id"] for each in segments]
-        pixels.update(classes[result.segmentation], sample.class_map(_IGNORED))
+        one, pixels = PanopticQuality(self.quality.categories), MeanIoU(len(self.names) + 1, _IGNORED)
+        one.update(result.segmentation, panoptic_segments(result, self.table), *panoptic_truth(sample))
+        pixels.update(class_map(result, self.table, len(self.names)), sample.class_map(_IGNORED))
         score = round(one.result().all.pq, 4) if one.state.any() else None
         return {"score": score, "quality": _sparse(one.state), "pixels": _sparse(pixels.confusion)}
-
-    def count(self, record: Record) -> None:
-        _add(self.quality.state, record["quality"])
-        _add(self.pixels.confusion, record["pixels"])
-
-    @property
-    def counts(self) -> Counts:
-        return {"quality": self.quality.state, "pixels": self.pixels.confusion}
-
-    @property
-    def confusion(self) -> NDArray[np.int64] | None:
-        return self.pixels.confusion
 
     def summary(self) -> tuple[Metrics, list[Row]]:
         result = self.quality.result()
@@ -124,19 +131,17 @@ class PanopticJudge:
         return metrics, rows
 
 
-class InstanceJudge:
+class InstanceJudge(Judge):
     """Average precision of masks, by mask IoU and, if asked for, by boundary IoU."""
 
     def __init__(
         self, annotations: AnnotationFile, table: NDArray[np.int64], backend: Backend, boundary: bool = False
     ) -> None:
-        entries = annotations.dataset.categories
-        names, isthing = [entry.name for entry in entries], [entry.isthing for entry in entries]
-        self.annotations, self.names, self.table, self.isthing = annotations, names, table, isthing
-        categories = [{"id": label, "name": name} for label, name in enumerate(names) if isthing[label]]
-        self.precision = AveragePrecision(categories, backend)
-        self.boundary = AveragePrecision(categories, boundary=True) if boundary else None
-        self.records: list[Record] = []
+        super().__init__(annotations.dataset.categories, table)
+        self.annotations = annotations
+        things = [{"id": label, "name": name} for label, name in enumerate(self.names) if self.isthing[label]]
+        self.precision = AveragePrecision(things, backend)
+        self.boundary = AveragePrecision(things, boundary=True) if boundary else None
 
     def judge(self, result: Segmentation, sample: Sample, index: int) -> Record:
         detections = [
@@ -144,10 +149,12 @@ class InstanceJudge:
             for each in result.segments
             if self.isthing[self.table[each.label_id]]
         ]
-        truth = [
-            (region.label_id, encode_run_lengths(torch.from_numpy(mask)), area, region.iscrowd)
-            for region, mask, area in instance_truth(sample, self.annotations.region_areas(index, sample.areas()))
-        ]
+        truth: list[tuple[int, RunLengths, float, bool]] = []
+        areas = self.annotations.region_areas(index, sample.areas())
+        for place, (region, area) in enumerate(zip(sample.regions, areas, strict=True)):
+            if region.isthing and region.label_id >= 0:
+                mask = expand(sample.planes, place, sample.overlapping)
+                truth.append((region.label_id, encode_run_lengths(torch.from_numpy(mask)), area, region.iscrowd))
         one = AveragePrecision(self.precision.categories, self.precision.backend)
         image_id = self.annotations.ids[index] if self.annotations.ids else index
         record = one.update(image_id, sample.size, detections, truth)
@@ -156,14 +163,6 @@ class InstanceJudge:
     def count(self, record: Record) -> None:
         self.records.append(record["instances"])
 
-    @property
-    def counts(self) -> Counts:
-        return {}
-
-    @property
-    def confusion(self) -> NDArray[np.int64] | None:
-        return None
-
     def summary(self) -> tuple[Metrics, list[Row]]:
         self.precision.records = self.records
         result = self.precision.result()
@@ -171,15 +170,26 @@ class InstanceJudge:
         if self.boundary is not None:
             self.boundary.records = self.records
             metrics |= {f"boundary_{name}": value for name, value in self.boundary.result().numbers.items()}
-        found = np.bincount([each[0] for record in self.records for each in record["detections"]], minlength=1)
+        found = Counter(each[0] for record in self.records for each in record["detections"])
         rows = [
-            {"id": label, "name": self.names[label], **numbers, "predicted": int(found[label : label + 1].sum())}
+            {"id": label, "name": self.names[label], **numbers, "predicted": found[label]}
             for label, numbers in result.per_class.items()
         ]
         return metrics, rows
 
 
-Judge: TypeAlias = SemanticJudge | PanopticJudge | InstanceJudge
+def class_map(result: Segmentation, table: NDArray[np.int64], nothing: int) -> NDArray[np.int64]:
+    """[H, W]: the data's label id of each pixel, `nothing` where no segment is."""
+    if result.task == "semantic":
+        return table[result.segmentation]
+    labels = np.full(max((each.id for each in result.segments), default=0) + 2, nothing)  # void is 0, or -1: the last
+    labels[[each.id for each in result.segments]] = [table[each.label_id] for each in result.segments]
+    return labels[result.segmentation]
+
+
+def panoptic_segments(result: Segmentation, table: NDArray[np.int64]) -> list[dict[str, int]]:
+    """The segments of a prediction as `PanopticQuality` wants them, with the data's label ids."""
+    return [{"id": each.id, "category_id": int(table[each.label_id])} for each in result.segments]
 
 
 def panoptic_truth(sample: Sample) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
@@ -197,13 +207,6 @@ def panoptic_truth(sample: Sample) -> tuple[NDArray[np.int32], list[dict[str, An
         if region.label_id >= 0
     ]
     return ids[flat.planes[0]], segments
-
-
-def instance_truth(sample: Sample, areas: Sequence[float]) -> Iterator[tuple[Region, NDArray[np.bool_], float]]:
-    """The countable regions with their masks [H, W] and areas, one at a time."""
-    for place, (region, area) in enumerate(zip(sample.regions, areas, strict=True)):
-        if region.isthing and region.label_id >= 0:
-            yield region, expand(sample.planes, place, sample.overlapping), area
 
 
 def _instance_score(record: Record) -> float | None:
@@ -231,7 +234,3 @@ def _sparse(counts: NDArray[np.int64]) -> list[list[int]]:
     """Where the numbers other than zero are, and what they are."""
     places = np.flatnonzero(counts)
     return [places.tolist(), counts.ravel()[places].tolist()]
-
-
-def _add(counts: NDArray[np.int64], sparse: list[list[int]]) -> None:
-    counts.reshape(-1)[sparse[0]] += np.array(sparse[1], np.int64)

@@ -89,7 +89,7 @@ class Loop:
         self.entropy = np.zeros(2)
         self.outputs: Any = None
         self._clocks = {"read": 0.0, "stream": 0.0, "forward": 0.0}
-        self._last = dict.fromkeys(map(str, STAGES[:3]), 0.0)
+        self._last = np.zeros(3)
 
     def results(
         self, dataset: SegmentationDataset, indices: Sequence[int]
@@ -123,10 +123,9 @@ class Loop:
         """Seconds in each stage before the metric since the last call."""
         load = self._clocks["read"] + sum(processor.seconds for processor in self._processors)
         forward = self._clocks["forward"]
-        now = dict(zip(STAGES, (load, forward, self._clocks["stream"] - load - forward), strict=False))
-        spent = {stage: now[stage] - self._last[stage] for stage in now}
-        self._last = now
-        return spent
+        now = np.array([load, forward, self._clocks["stream"] - load - forward])
+        spent, self._last = now - self._last, now
+        return dict(zip(STAGES[:3], spent.tolist(), strict=True))
 
     def _begin(self, *_: Any) -> None:
         self.outputs = None  # not beside the next ones

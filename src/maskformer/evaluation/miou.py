@@ -24,11 +24,6 @@ class MeanIoUResult:
     iou: dict[int, float]
     accuracy: dict[int, float]
 
-    @property
-    def num_classes(self) -> int:
-        """The number of classes that the means run over."""
-        return len(self.iou)
-
 
 class MeanIoU:
     """Counts pixels by (true class, predicted class).
@@ -72,15 +67,6 @@ class MeanIoU:
         counts = np.bincount(pairs, minlength=self.num_classes**2)
         self.confusion += counts.reshape(self.num_classes, self.num_classes)  # [C, C]
 
-    def merge(self, other: MeanIoU) -> None:
-        """Add the images that another accumulator of the same classes has seen."""
-        if (other.num_classes, other.ignore_index) != (self.num_classes, self.ignore_index):
-            raise ValueError(
-                f"MeanIoU of {self.num_classes} classes (ignore_index {self.ignore_index}) cannot take the counts of "
-                f"one of {other.num_classes} (ignore_index {other.ignore_index}); give both the same."
-            )
-        self.confusion += other.confusion
-
     def result(self) -> MeanIoUResult:
         """The metrics over all images so far.
 
@@ -107,7 +93,7 @@ class MeanIoU:
         )
 
     def _check(self, which: str, classes: NDArray[np.generic]) -> None:
-        if not (np.issubdtype(classes.dtype, np.integer)):
+        if not np.issubdtype(classes.dtype, np.integer):
             raise ValueError(f"MeanIoU got {which} classes of {classes.dtype}, expected integers; take the argmax.")
         if classes.size and (int(classes.min()) < 0 or int(classes.max()) >= self.num_classes):
             raise ValueError(

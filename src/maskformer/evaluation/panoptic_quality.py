@@ -56,19 +56,12 @@ class PanopticQualityResult:
     per_class: dict[int, ClassQuality]
 
 
-class _Category(NamedTuple):
-    id: int
-    name: str
-    isthing: bool
-
-
 class _Segments(NamedTuple):
-    """Segments as arrays [S], in increasing order of ids."""
+    """Segments as arrays [S], in the order they came in."""
 
     ids: NDArray[np.int64]
     category: NDArray[np.intp]  # place among the categories
     crowd: NDArray[np.bool_]
-    order: NDArray[np.intp]  # place in the list they came in
 
 
 class PanopticQuality:
@@ -91,11 +84,8 @@ class PanopticQuality:
     """
 
     def __init__(self, categories: Sequence[Mapping[str, Any]]) -> None:
-        self.categories = [
-            _Category(int(entry["id"]), str(entry.get("name", entry["id"])), bool(entry["isthing"]))
-            for entry in categories
-        ]
-        self._place = {category.id: place for place, category in enumerate(self.categories)}
+        self.categories = categories
+        self._place = {int(entry["id"]): place for place, entry in enumerate(categories)}
         if not categories or len(self._place) < len(categories):
             raise ValueError(
                 f"PanopticQuality got {len(categories)} categories with {len(self._place)} different ids, expected at "
@@ -127,18 +117,11 @@ class PanopticQuality:
             )
         predicted = self._read(prediction_segments, "prediction")
         true = self._read(truth_segments, "truth")
-        counts = _cross(_slots(true_ids, true.ids), _slots(predicted_ids, predicted.ids), true, predicted)
+        shape = (len(true.ids) + 2, len(predicted.ids) + 2)
+        pairs = _slots(true_ids, true.ids) * shape[1] + _slots(predicted_ids, predicted.ids)  # [H, W]
+        counts = np.bincount(pairs.ravel(), minlength=shape[0] * shape[1]).reshape(shape)  # [T + 2, P + 2]
         _check_prediction(counts, predicted_ids, predicted)
         self._add(counts, true, predicted)
-
-    def merge(self, other: PanopticQuality) -> None:
-        """Add the images that another accumulator of the same categories has seen."""
-        if other.categories != self.categories:
-            raise ValueError(
-                f"PanopticQuality of {len(self.categories)} categories cannot take the counts of one of "
-                f"{len(other.categories)} others; give both the same categories in the same order."
-            )
-        self.state += other.state
 
     def result(self) -> PanopticQualityResult:
         """The metrics over all images so far.
@@ -147,14 +130,14 @@ class PanopticQuality:
             ValueError: if there has been no segment yet.
         """
         per_class: dict[int, ClassQuality] = {}
-        for category, row in zip(self.categories, self.state.tolist(), strict=True):
-            tp, fp, fn, high, low = row
+        for entry, (tp, fp, fn, high, low) in zip(self.categories, self.state.tolist(), strict=True):
             if tp + fp + fn:
                 # Python divides its integers of any length with a single rounding.
                 iou_sum = ((high << _LOW_BITS) + low) / (1 << _ALL_BITS)
                 support = tp + 0.5 * fp + 0.5 * fn
                 qualities = (100 * iou_sum / support, 100 * iou_sum / max(tp, 1), 100 * tp / support)
-                per_class[category.id] = ClassQuality(*category, *qualities, tp, fp, fn)
+                number, name = int(entry["id"]), str(entry.get("name", entry["id"]))
+                per_class[number] = ClassQuality(number, name, bool(entry["isthing"]), *qualities, tp, fp, fn)
         overall = _mean(list(per_class.values()))
         if overall is None:
             raise ValueError("PanopticQuality has seen no segment; call update with at least one labelled image.")
@@ -179,8 +162,7 @@ class PanopticQuality:
                 "and from 1 on; 0 is void."
             )
         crowd = np.array([bool(_value(segment, "iscrowd")) for segment in segments], np.bool_)
-        order = np.argsort(ids)
-        return _Segments(ids[order], np.array(category, np.intp)[order], crowd[order], order)
+        return _Segments(ids, np.array(category, np.intp), crowd)
 
     def _add(self, counts: NDArray[np.int64], true: _Segments, predicted: _Segments) -> None:
         common, void = counts[1:-1, 1:-1], counts[0, 1:-1]  # [T, P], [P]
@@ -195,7 +177,7 @@ class PanopticQuality:
         np.add.at(self.state[:, 4], matched, scaled & ((1 << _LOW_BITS) - 1))
 
         ignored = void.copy()
-        for row in sorted(np.flatnonzero(true.crowd), key=lambda row: true.order[row]):
+        for row in np.flatnonzero(true.crowd):
             same = predicted.category == true.category[row]
             ignored[same] = void[same] + common[row, same]
         wrong = ~match.any(axis=0) & (2 * ignored <= areas)
@@ -215,18 +197,10 @@ def _value(segment: Any, *names: str) -> Any:
 
 def _slots(ids: NDArray[Any], known: NDArray[np.int64]) -> NDArray[np.intp]:
     """For every pixel: 0 void, 1 to S the place of its id among the `known`, S + 1 an id that is none of them."""
-    place = np.searchsorted(known, ids)
-    found = np.append(known, -1)[place] == ids  # -1: no id is as large as its place says
-    return np.where(found, place + 1, np.where(ids == 0, 0, len(known) + 1))
-
-
-def _cross(
-    true_slots: NDArray[np.intp], predicted_slots: NDArray[np.intp], true: _Segments, predicted: _Segments
-) -> NDArray[np.int64]:
-    """[T + 2, P + 2]: pixels by (true slot, predicted slot)."""
-    shape = (len(true.ids) + 2, len(predicted.ids) + 2)
-    pairs = true_slots.ravel() * shape[1] + predicted_slots.ravel()
-    return np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)  # [T + 2, P + 2]
+    order = np.argsort(known)
+    place = np.searchsorted(known, ids, sorter=order)
+    found = np.append(known[order], -1)[place] == ids  # -1: an id beyond the largest
+    return np.where(found, np.append(order, 0)[place] + 1, np.where(ids == 0, 0, len(known) + 1))
 
 
 def _check_prediction(counts: NDArray[np.int64], ids: NDArray[Any], predicted: _Segments) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -25,7 +25,6 @@ Edges = tuple[int, int]  # shorter edge, and the limit of the longer one
 class Protocol:
     """What `--protocol` stands for: sizes of the image, options of the post-processing, test-time augmentation."""
 
-    name: Literal["transformers", "paper"] = "transformers"
     edges: Edges | None = None
     pad_divisor: int = 0
     post_processing: dict[str, Any] = field(default_factory=dict)
@@ -61,7 +60,6 @@ def paper_protocol(entry: ZooEntry, task: str) -> Protocol:
         options["threshold"] = entry["object_mask_threshold"] or 0.8
         options["overlap_mask_area_threshold"] = entry["overlap_threshold"] or 0.8
     return Protocol(
-        name="paper",
         edges=(entry["min_size_test"], entry["max_size_test"]),
         pad_divisor=entry["pad_divisor"],
         post_processing=options,
@@ -108,12 +106,8 @@ class ClockedProcessor(MaskFormerImageProcessor):
         if self.edges:
             data_format = options.pop("input_data_format", None)
             images = [self._resized(image, data_format) for image in flat_list(images)]
-            options |= {
-                "input_data_format": "channels_first",
-                "do_resize": False,
-                "size_divisor": 0,
-                "pad_size_divisor": self.pad_divisor,
-            }
+            options |= {"input_data_format": "channels_first", "do_resize": False}
+            options |= {"size_divisor": 0, "pad_size_divisor": self.pad_divisor}
         batch = super().preprocess(images, *args, **options)
         self.seconds += time.perf_counter() - start
         return batch

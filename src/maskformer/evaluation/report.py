@@ -19,7 +19,7 @@ from PIL import Image
 from maskformer.data.dataset import SegmentationDataset
 from maskformer.data.sample import Sample
 from maskformer.evaluation.evaluate import Evaluation, class_table
-from maskformer.evaluation.judge import Row
+from maskformer.evaluation.judge import Row, panoptic_truth
 from maskformer.evaluation.loop import Loop, Options
 from maskformer.inference import Segmenter
 from maskformer.results import write_whole
@@ -77,10 +77,10 @@ def gallery(
     chosen = {row["index"]: row for row in [*ranked[:count], *ranked[max(count, len(ranked) - count) :]]}
     table = class_table(segmenter.labels, evaluation.names, options.by_order, segmenter.stuff_ids or ())
     labels = {int(theirs): ours for ours, theirs in enumerate(table)}
-    shown = {"threshold": 0.5} if evaluation.task == "instance" else {}
     drawn: list[Pictures] = []
     loop = Loop(segmenter, evaluation.task, options)
-    loop.stream_options |= shown
+    if evaluation.task == "instance":
+        loop.stream_options["threshold"] = 0.5
     for index, result, sample in loop.results(dataset, list(chosen)):
         pair = result.overlay(sample.image, legend=False), _truth(sample, evaluation.names, labels)
         scale = _WIDTH / sample.image.shape[1]  # the truth is wider by its legend
@@ -90,13 +90,10 @@ def gallery(
 
 
 def _truth(sample: Sample, names: Sequence[str], labels: dict[int, int]) -> Image.Image:
-    flat = sample.flattened()
-    segments = [
-        {"id": place, "label_id": labels[region.label_id], "label": names[region.label_id]}
-        for place, region in enumerate(flat.regions, start=1)
-        if region.label_id >= 0
-    ]
-    return overlay(flat.image, flat.planes[0], segments)
+    ids, segments = panoptic_truth(sample)
+    for segment in segments:
+        segment |= {"label_id": labels[segment["category_id"]], "label": names[segment["category_id"]]}
+    return overlay(sample.image, ids, segments)
 
 
 def _classes(rows: Sequence[Row]) -> str:
@@ -104,11 +101,11 @@ def _classes(rows: Sequence[Row]) -> str:
         return "<p>None has support.</p>"
     names = [name for name in rows[0] if name not in ("id", "name")]
     main = next(name for name in ("IoU", "PQ", "AP") if name in names)
+    bar = '<div class="track"><div class="bar" style="width:{:.1f}%"></div></div>'
     return _table(
         ["class", "", *names],
         [
-            [row["name"], _Raw(f'<div class="track"><div class="bar" style="width:{row[main]:.1f}%"></div></div>')]
-            + [_number(row[name]) for name in names]
+            [html.escape(row["name"]), bar.format(row[main]), *(_number(row[name]) for name in names)]
             for row in sorted(rows, key=lambda row: -row[main])
         ],
     )
@@ -116,24 +113,24 @@ def _classes(rows: Sequence[Row]) -> str:
 
 def _confusion(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
     """The matrix as a picture, rows being the truth, and the most frequent confusions in words."""
-    labels = [*names, "nothing"][: len(confusion)]
+    labels = [html.escape(name) for name in [*names, "nothing"][: len(confusion)]]
     true = confusion.sum(1)
     shares = confusion / np.maximum(true, 1)[:, None]  # [C, C]
     shade = (255 * (1 - np.sqrt(shares))).astype(np.uint8)
     picture = Image.fromarray(np.stack([shade, np.maximum(shade, 60), np.maximum(shade, 130)], axis=-1))
-    cell = 18 if len(labels) <= _LABELLED_CLASSES else 760 / len(labels)
-    side, margin = math.ceil(cell * len(labels)), 150 if len(labels) <= _LABELLED_CLASSES else 20
-    texts = [
-        f'<text x="{margin - 5}" y="{at:.0f}" text-anchor="end">{html.escape(name)}</text>'
-        f'<text transform="translate({at:.0f},{margin - 5}) rotate(-60)">{html.escape(name)}</text>'
-        for n, name in enumerate(labels if len(labels) <= _LABELLED_CLASSES else [])
-        for at in [margin + cell * (n + 0.75)]
-    ]
+    cell, margin, texts = 760 / len(labels), 20, ""
+    if len(labels) <= _LABELLED_CLASSES:
+        cell, margin = 18, 150
+        for at, name in enumerate(labels):
+            middle = f"{margin + cell * (at + 0.75):.0f}"
+            texts += f'<text x="{margin - 5}" y="{middle}" text-anchor="end">{name}</text>'
+            texts += f'<text transform="translate({middle},{margin - 5}) rotate(-60)">{name}</text>'
+    side = math.ceil(cell * len(labels))
     size = side + margin + 60
     svg = (
         f'<svg width="{size}" height="{size}" font-size="12" role="img" aria-label="confusion matrix, rows are the '
         f'truth"><image x="{margin}" y="{margin}" width="{side}" height="{side}" preserveAspectRatio="none" '
-        f'style="image-rendering:pixelated" href="{_data(picture, "PNG")}"/>{"".join(texts)}</svg>'
+        f'style="image-rendering:pixelated" href="{_data(picture, "PNG")}"/>{texts}</svg>'
     )
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
@@ -151,16 +148,11 @@ def _pair(row: Row, prediction: Image.Image, truth: Image.Image) -> str:
     return f'<figure><figcaption>{caption}</figcaption><div class="pair">{images}</div></figure>'
 
 
-class _Raw(str):
-    """Text that is HTML already."""
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    def cells(values: Sequence[Any], tag: str) -> str:
-        texts = [value if isinstance(value, _Raw) else html.escape(str(value)) for value in values]
-        return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in texts) + "</tr>"
-
-    return f"<table>{cells(header, 'th')}{''.join(cells(row, 'td') for row in rows)}</table>"
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Of cells that are HTML already."""
+    lines = ["".join(f"<th>{cell}</th>" for cell in header)]
+    lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
 def _number(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,18 +57,22 @@ class Submission:
     Args:
         directory: where to.
         task: decides on the form.
-        dataset: has the file names, image ids and category ids.
-        annotations: has the image ids.
+        annotations: has the file names, image ids and category ids.
         table: int64 [C]: the data's label id of each of the model's.
+
+    Raises:
+        ValueError: there is no directory.
     """
 
-    def __init__(self, directory: Path, task: Task, annotations: AnnotationFile, table: NDArray[np.int64]) -> None:
-        dataset = annotations.dataset
+    def __init__(
+        self, directory: Path | None, task: Task, annotations: AnnotationFile, table: NDArray[np.int64]
+    ) -> None:
+        if directory is None:
+            raise ValueError("submission files need a directory to be written to")
         self.directory, self.task, self.annotations = directory / "submission", task, annotations
-        originals = [category.original_id for category in dataset.categories]
+        originals = [category.original_id for category in annotations.dataset.categories]
         self.category_ids = {label: originals[place] for label, place in enumerate(table.tolist()) if place >= 0}
-        folder = self.directory / ("panoptic" if task == "panoptic" else "labels")
-        self.pictures = folder if task != "instance" else self.directory
+        self.pictures = self.directory / {"panoptic": "panoptic", "semantic": "labels", "instance": ""}[task]
         self.pictures.mkdir(parents=True, exist_ok=True)
 
     def add(self, result: Segmentation, index: int) -> list[dict[str, Any]]:
@@ -81,7 +85,7 @@ class Submission:
         name = path.with_suffix(".png").name
         if self.task == "panoptic":
             picture, annotation = result.to_panoptic(image_id, self.category_ids)
-            entries = [{**annotation, "file_name": name}]
+            entries = [annotation | {"file_name": name}]
         else:
             values = np.array([self.category_ids[label] for label in sorted(self.category_ids)])
             values = values.astype(np.uint8 if values.max() < 256 else np.uint16)
@@ -96,13 +100,10 @@ class Submission:
 
         def write(path: Path) -> None:
             with path.open("w", encoding="utf-8") as file:
-                file.write('{"annotations": [' if self.task == "panoptic" else "[")
-                _write_all(file, (entry for record in records for entry in record["submission"]))
-                file.write("]}" if self.task == "panoptic" else "]")
+                start, end = ('{"annotations": [', "]}") if self.task == "panoptic" else ("[", "]")
+                file.write(start)
+                for number, entry in enumerate(entry for record in records for entry in record["submission"]):
+                    file.write((",\n" if number else "\n") + json.dumps(entry))
+                file.write(end)
 
         write_whole(self.directory / ("panoptic.json" if self.task == "panoptic" else "results.json"), write)
-
-
-def _write_all(file: TextIO, entries: Iterable[Any]) -> None:
-    for number, entry in enumerate(entries):
-        file.write((",\n" if number else "\n") + json.dumps(entry))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# A trained class head is sure of nearly every query; at its initialisation the entropy is above 0.9 of the maximum.
-_UNTRAINED_ENTROPY = 0.8
+# A trained class head is sure of nearly every query; at its initialisation the entropy is above 90 % of the maximum.
+_UNTRAINED_ENTROPY = 80
 _NAMES_SHOWN = 8
 
 
@@ -29,11 +29,10 @@ def suspicions(
         names: of all classes.
         entropy: sum over queries of the entropy of their classes as a share of the maximum, and their number.
     """
-    headline = next(iter(metrics))
-    value = metrics[headline]
+    headline, value = next(iter(metrics.items()))
     found: list[str] = []
-    if entropy[1] and entropy[0] / entropy[1] > _UNTRAINED_ENTROPY:
-        share = 100 * entropy[0] / entropy[1]
+    share = 100 * entropy[0] / max(entropy[1], 1)
+    if share > _UNTRAINED_ENTROPY:
         found.append(
             f"all classes are about equally likely everywhere (entropy {share:.0f} % of the maximum): the class head "
             "looks untrained; were its weights in the checkpoint?"
@@ -42,8 +41,8 @@ def suspicions(
         found.append(f"{headline} does not exist: nothing of the truth counts")
     elif value in (0.0, 100.0):
         found.append(f"{headline} is {value:.0f}: are predictions and truth what they should be?")
-    number = next((name for name in ("IoU", "PQ", "AP") if per_class and name in per_class[0]), None)
-    if number is not None and len(per_class) > 1:
+    if len(per_class) > 1:
+        number = next(name for name in ("IoU", "PQ", "AP") if name in per_class[0])
         for edge in (0.0, 100.0):
             some = [row["name"] for row in per_class if row[number] == edge and (edge or row["predicted"])]
             if some:
@@ -52,11 +51,9 @@ def suspicions(
     if never:
         found.append(f"never predicted, though the data has them: {_listed(never)}")
     if confusion is not None and confusion.sum() and len(names) > 1:
-        columns = confusion.sum(0)
-        largest = int(columns.argmax())
-        if columns[largest] == columns.sum():
-            name = names[largest] if largest < len(names) else "nothing"
-            found.append(f"every pixel is predicted as {name}")
+        predicted = [*names, "nothing"][int(confusion.sum(0).argmax())]
+        if np.count_nonzero(confusion.sum(0)) == 1:
+            found.append(f"every pixel is predicted as {predicted}")
     return found
 
 

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,6 +23,7 @@ from maskformer.inference import Segmenter
 from maskformer.kernels.resized import MARGIN, Axis
 from maskformer.processing.loading import read_image
 from maskformer.processing.placement import Placement, placements
+from maskformer.processing.preprocessing import image_size
 from maskformer.results import Segmentation, segments_of_map
 
 # Values of a band, masks of all versions and scores of all classes: 256 MiB.
@@ -73,27 +73,25 @@ class AugmentedSegmenter:
         segmenter = self.segmenter
         for number, image in enumerate(images):
             picture = read_image(image, segmenter.num_channels, None, f"image {number}")
-            size = (int(picture.shape[-2]), int(picture.shape[-1]))
+            size = image_size(picture)
             versions = list(self._versions(picture, size, protocol))
             segmentation = _strongest(versions, size, len(segmenter.labels)).numpy()
-            present = np.flatnonzero(np.bincount(segmentation.ravel())).tolist()
-            infos = [{"id": label, "label_id": label, "score": 1.0} for label in present]
+            infos = [{"id": label, "label_id": label, "score": 1.0} for label in range(len(segmenter.labels))]
             segments = segments_of_map(segmentation, infos, segmenter.labels, segmenter.stuff_ids)
             yield Segmentation("semantic", segmentation, segments, size, segmenter.labels, image)
 
     @torch.inference_mode()
     def _versions(self, picture: Tensor, size: tuple[int, int], protocol: Any) -> Iterator[_Version]:
-        device = self.segmenter.device
-        dtype = next(self.segmenter.model.parameters()).dtype
+        weight = next(self.segmenter.model.parameters())
+        per_pixel = self.segmenter.is_per_pixel
         for processor in self.processors:
             inputs = processor(picture, return_tensors="pt", input_data_format="channels_first")
             valid = int(inputs["pixel_mask"][0, 0].sum())
-            for mirrored in (False, True)[: 2 if self.flip else 1]:
-                pixel_values = inputs["pixel_values"].to(device, dtype)
+            for mirrored in (False, True) if self.flip else (False,):
+                pixel_values = inputs["pixel_values"].to(weight)
                 if mirrored:  # the image, not the padding to its right
                     pixel_values[..., :valid] = pixel_values[..., :valid].flip(-1)
                 outputs = self.segmenter.model(pixel_values=pixel_values)
-                per_pixel = self.segmenter.is_per_pixel
                 maps = (outputs.logits if per_pixel else outputs.masks_queries_logits).float()  # [1, Q or C, h, w]
                 probs = None if per_pixel else outputs.class_queries_logits[0].float().softmax(-1)[:, :-1]  # [Q, C]
                 (place,) = placements(maps, [size], inputs["pixel_mask"], protocol)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from maskformer.checkpoints.exported import SUFFIXES, Description, GraphTask, is_exported, open_exported
 from maskformer.export.check import Comparison, compare
@@ -37,7 +39,7 @@ class Exported:
     @property
     def largest_difference(self) -> float:
         """See `Comparison`."""
-        return max(each.difference for each in self.comparisons)
+        return worst_of(self.comparisons).difference
 
 
 def export_checkpoint(
@@ -112,9 +114,13 @@ def _graph(source: Segmenter, task: GraphTask | None, half: bool) -> LogitsGraph
     return SemanticGraph(network) if task else LogitsGraph(network)
 
 
+def worst_of(comparisons: Sequence[Comparison]) -> Comparison:
+    """The one that differs most; one that is not a number at all is worse than any."""
+    return comparisons[int(np.argmax([each.difference for each in comparisons]))]
+
+
 def _refuse_difference(comparisons: list[Comparison], allowed: float) -> None:
-    worst = max(comparisons, key=lambda each: each.difference)
-    # Written so that NaN is refused as well.
+    worst = worst_of(comparisons)
     if not worst.difference <= allowed:
         height, width = worst.size
         raise ValueError(

@@ -17,26 +17,22 @@ from torch.nn import functional as F
 from maskformer.configuration import PER_PIXEL_MODEL_TYPE
 from maskformer.processing.placement import STRIDE
 
-LOGITS = ("class_queries_logits", "masks_queries_logits")
-PER_PIXEL_LOGITS = ("logits",)
-
 
 class LogitsGraph(nn.Module):
     """`pixel_values` [B, 3, H, W] to the logits, both float32 whatever the network computes in."""
-
-    output_names: tuple[str, ...]
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         config: Any = network.config
         self.is_per_pixel = config.model_type == PER_PIXEL_MODEL_TYPE
-        self.output_names = PER_PIXEL_LOGITS if self.is_per_pixel else LOGITS
+        self.logits = ("logits",) if self.is_per_pixel else ("class_queries_logits", "masks_queries_logits")
+        self.output_names: tuple[str, ...] = self.logits
         self.network = network
         self.dtype = next(network.parameters()).dtype
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         outputs: Any = self.network(pixel_values=pixel_values.to(self.dtype))
-        return tuple(getattr(outputs, name).float() for name in (PER_PIXEL_LOGITS if self.is_per_pixel else LOGITS))
+        return tuple(getattr(outputs, name).float() for name in self.logits)
 
 
 class SemanticGraph(LogitsGraph):
@@ -61,25 +57,18 @@ class SemanticGraph(LogitsGraph):
 
 
 class PanopticGraph(LogitsGraph):
-    """Segments, numbered from 1 in the order of their queries; the arguments are those of `panoptic_segmentation`.
+    """Segments, numbered from 1 in the order of their queries, by the default thresholds of `panoptic_segmentation`.
 
     `segmentation` int32 [B, H, W], 0 = void; `segment_labels` int32 and `segment_scores` float32 [B, Q], where entry
     i belongs to segment i + 1 and is -1 beyond the last.
     """
 
     fused: Tensor
+    threshold, mask_threshold, overlap_mask_area_threshold = 0.5, 0.5, 0.8
 
-    def __init__(
-        self,
-        network: nn.Module,
-        label_ids_to_fuse: frozenset[int] = frozenset(),
-        threshold: float = 0.5,
-        mask_threshold: float = 0.5,
-        overlap_mask_area_threshold: float = 0.8,
-    ) -> None:
+    def __init__(self, network: nn.Module, label_ids_to_fuse: frozenset[int] = frozenset()) -> None:
         super().__init__(network)
         self.output_names = ("segmentation", "segment_labels", "segment_scores")
-        self.threshold, self.mask_threshold, self.overlap = threshold, mask_threshold, overlap_mask_area_threshold
         config: Any = network.config
         fused = torch.tensor([label in label_ids_to_fuse for label in range(config.num_labels + 1)])  # [C + 1]
         self.register_buffer("fused", fused, persistent=False)
@@ -99,7 +88,7 @@ class PanopticGraph(LogitsGraph):
         pixels = winner.flatten(1)  # [B, 4 h * 4 w]
         won = torch.zeros_like(labels).scatter_add(1, pixels, inside.long().expand_as(pixels))  # [B, Q]
         share = won.float() / claimed.clamp(min=1).float()
-        visible = kept & (won > 0) & (claimed > 0) & (share >= self.overlap)
+        visible = kept & (won > 0) & (claimed > 0) & (share >= self.overlap_mask_area_threshold)
         ids, segment_labels, segment_scores = self._number(labels, scores, visible)
         segmentation = ids.to(torch.int32).gather(1, pixels).unflatten(1, winner.shape[1:])  # [B, 4 h, 4 w]
         return cropped(segmentation, pixel_values), segment_labels.to(torch.int32), segment_scores

@@ -36,15 +36,11 @@ def write_program(program: ExportedProgram, path: Path, texts: Mapping[str, str]
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without the exporters' remarks about themselves: deprecations inside torch, packages that are not there."""
-    # The quantiser speaks through the root logger.
-    loggers = [logging.getLogger(), logging.getLogger("torch.onnx")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

@@ -17,8 +17,6 @@ try:
 except ImportError:  # not installed, or not made for the numpy that is
     numba = None
 
-__all__ = ["available", "compiled", "inlined", "inlined_sums"]
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 available: bool = numba is not None

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Conv2d", "Linear", "linear"]
-
 _WIDE = torch.backends.mkl.is_available() and "AVX512" in torch.backends.cpu.get_cpu_capability()
 _POINTWISE: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 

@@ -34,8 +34,6 @@ from maskformer.kernels.packed_masks import PackedMasks, plane_of
 from maskformer.kernels.threads import in_threads
 from maskformer.kernels.upsampling import Block, Upsampling, build_upsampling
 
-__all__ = ["mask_losses"]
-
 
 def mask_losses(
     logits: Tensor,

@@ -19,8 +19,6 @@ from maskformer.kernels import compiled
 from maskformer.kernels.loss_loops import TARGETS_AT_ONCE, add_products
 from maskformer.kernels.threads import in_threads
 
-__all__ = ["matching_costs"]
-
 # Queries and pixels of a block: four maps of 100 kB each, and 1024 columns of some ten targets, fit in an L2 cache.
 QUERIES_AT_ONCE = 25
 PIXELS_AT_ONCE = 1024

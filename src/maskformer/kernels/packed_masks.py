@@ -5,13 +5,10 @@ Shapes: N masks, L planes, P wanted masks, H W image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-
-__all__ = ["PackedMasks", "plane_of"]
 
 
 @dataclass(frozen=True)
@@ -53,11 +50,10 @@ class PackedMasks:
             return (self.planes[places.flatten() // 8] >> places.to(torch.uint8) % 8) % 2 != 0
         return self.planes == places + 1
 
-    def unpack(self, wanted: Sequence[int] | None = None) -> Tensor:
-        """bool [P, H, W] of the masks with these numbers, all by default."""
-        numbers = range(len(self)) if wanted is None else wanted
-        masks = torch.empty(len(numbers), *self.shape[1:], dtype=torch.bool, device=self.planes.device)
-        for mask, number in zip(masks, numbers, strict=True):  # one by one, because a comparison makes larger copies
+    def unpack(self) -> Tensor:
+        """bool [N, H, W] of all masks."""
+        masks = torch.empty(self.shape, dtype=torch.bool, device=self.planes.device)
+        for number, mask in enumerate(masks):  # one by one, because a comparison makes larger copies
             plane, bits, value = plane_of(self, number)
             torch.eq(plane & bits, value, out=mask)
         return masks

@@ -25,8 +25,6 @@ from maskformer.kernels import compiled
 from maskformer.kernels.resized_loops import find_strongest, mark_above
 from maskformer.kernels.threads import in_threads
 
-__all__ = ["Resize"]
-
 # How far rounding may carry an interpolated value past its corners, relative to their size.
 MARGIN = 1e-6
 # Small-map values that are bounded at once, and pixels that are interpolated at once: what fits in the caches.

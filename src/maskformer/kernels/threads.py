@@ -12,8 +12,6 @@ from threading import Barrier
 
 import torch
 
-__all__ = ["in_threads", "own_threads"]
-
 # More threads than this wait for Python's lock most of the time: a call to torch holds it for a fifth of its duration.
 MAX_THREADS = 8
 

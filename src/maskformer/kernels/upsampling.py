@@ -21,8 +21,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Block", "CellUpsampling", "TileUpsampling", "Upsampling", "build_upsampling"]
-
 Size = tuple[int, int]
 
 # The mask loss has eight maps of a block in the works: with 32,000 pixels in float32 they are 1 MB, an L2 cache.

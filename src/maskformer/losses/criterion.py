@@ -6,8 +6,7 @@ Shapes: B batch, Q queries, C classes, N targets of one image, P matched pairs, 
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +19,6 @@ from maskformer.kernels.threads import in_threads, own_threads
 from maskformer.losses.mask_loss import in_full_precision, matched_mask_losses
 from maskformer.losses.matcher import MaskFormerHungarianMatcher
 from maskformer.losses.targets import check_predictions, checked_class_labels, checked_masks
-
-__all__ = ["LossNormalizer", "MaskFormerLoss"]
-
 
 TERMS = ("loss_cross_entropy", "loss_mask", "loss_dice")
 LOGITS = ("masks_queries_logits", "class_queries_logits")
@@ -65,17 +61,15 @@ class LossNormalizer:
         class_labels: Sequence[Tensor] | Tensor,
         num_queries: int,
         empty_weight: Tensor,
-        across_processes: bool = True,
     ) -> LossNormalizer:
-        """Counts targets; needs no predictions, so it is known before the first micro-batch is run.
+        """Counts targets, as a mean over all processes where torch.distributed is initialised; all must then call
+        this equally often. Needs no predictions, so it is known before the first micro-batch is run.
 
         Args:
             class_labels: per image [N] integers in 0..C-1, of one batch or of all micro-batches of a step.
             num_queries: Q of the model. Of an image with N > Q only Q targets can be matched; which ones is not known
                 from targets alone, so it counts Q times the mean weight of its targets.
             empty_weight: [C+1] class weights, the last for "no object" (the criterion's buffer).
-            across_processes: mean over all processes where torch.distributed is initialised; all must then call this
-                equally often. False where processes do not compute the same thing, such as a validation on one.
         """
         labels = checked_class_labels(class_labels, len(class_labels), len(empty_weight) - 1)
         counts = [len(image_labels) for image_labels in labels]
@@ -85,16 +79,10 @@ class LossNormalizer:
         matched = (weights[torch.cat(labels).to(weights.device)] * shares.to(weights)).sum()
         # one tensor, so that the processes exchange one message
         numbers = torch.stack([weights.new_tensor(float(sum(counts))), matched + num_unmatched * weights[-1]])
-        if across_processes and distributed.is_available() and distributed.is_initialized():
+        if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(numbers, op=distributed.ReduceOp.SUM)
             numbers = numbers / distributed.get_world_size()
         return cls(num_masks=numbers[0], class_weight=numbers[1])
-
-    @classmethod
-    def combine(cls, parts: Iterable[LossNormalizer]) -> LossNormalizer:
-        """The normalizer of several micro-batches together: the sum of theirs, exact also for empty ones."""
-        parts = list(parts)
-        return cls(sum(part.num_masks for part in parts), sum(part.class_weight for part in parts))
 
 
 class MaskFormerLoss(nn.Module):
@@ -106,7 +94,8 @@ class MaskFormerLoss(nn.Module):
         num_labels: C, without "no object".
         matcher: called with the first four arguments of `forward`, plus valid_mask where there is one; masks are bool
             by then.
-        weight_dict: weight of each term, by its name with or without the suffix of the head. Used by `total` alone.
+        weight_dict: weight of each term, by its name with or without the suffix of the head. As in
+            transformers, the model applies them and not `forward`.
         eos_coef: weight of "no object" in the cross entropy (0.1 in the paper).
         class_weights: [C] weights of the classes in the cross entropy, all 1 by default.
 
@@ -157,16 +146,9 @@ class MaskFormerLoss(nn.Module):
         """Set the buffer again, after a construction on the meta device."""
         self.empty_weight.copy_(self._build_empty_weight())
 
-    def compute_normalizer(
-        self, class_labels: Sequence[Tensor] | Tensor, num_queries: int, across_processes: bool = True
-    ) -> LossNormalizer:
+    def compute_normalizer(self, class_labels: Sequence[Tensor] | Tensor, num_queries: int) -> LossNormalizer:
         """`LossNormalizer.from_targets` with the class weights of this criterion."""
-        return LossNormalizer.from_targets(class_labels, num_queries, self.empty_weight, across_processes)
-
-    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of what `forward` returned, over all heads; terms without a weight count once."""
-        weights = [self.weight_dict.get(name, self.weight_dict.get(re.sub(r"_\d+$", "", name), 1.0)) for name in losses]
-        return torch.stack([weight * loss for weight, loss in zip(weights, losses.values(), strict=True)]).sum()
+        return LossNormalizer.from_targets(class_labels, num_queries, self.empty_weight)
 
     def forward(
         self,

@@ -18,8 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 from maskformer.kernels.packed_masks import PackedMasks
 
-__all__ = ["FOCAL_ALPHA", "dice_loss", "in_full_precision", "matched_mask_losses", "sigmoid_focal_loss"]
-
 FOCAL_ALPHA = 0.25  # weight of the mask's pixels; the background's pixels weigh 1 - alpha. Gamma is 2: a plain square.
 
 # How many full-size pixels are in the works at once: 2M pixels make 8 MB per intermediate map in float32, which keeps

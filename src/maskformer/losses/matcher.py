@@ -20,8 +20,6 @@ from maskformer.kernels.packed_masks import PackedMasks
 from maskformer.losses.mask_loss import FOCAL_ALPHA, in_full_precision
 from maskformer.losses.targets import check_predictions, checked_class_labels, checked_masks
 
-__all__ = ["MaskFormerHungarianMatcher", "pairwise_dice_cost", "pairwise_focal_cost"]
-
 
 def pairwise_focal_cost(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """Focal loss between every query and every target, mean over the pixels.

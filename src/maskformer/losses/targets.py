@@ -14,8 +14,6 @@ from torch.nn import functional as F
 from maskformer.explanations import explained
 from maskformer.kernels.packed_masks import PackedMasks
 
-__all__ = ["check_predictions", "checked_class_labels", "checked_masks"]
-
 
 def _require(*checks: tuple[bool, str]) -> None:
     for fine, message in checks:

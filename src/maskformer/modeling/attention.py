@@ -1,4 +1,4 @@
-"""Multi-head attention and the feed-forward block shared by the two transformers (DETR, arXiv 2005.12872).
+"""Multi-head attention and what the layers of the two transformers share (DETR, arXiv 2005.12872).
 
 Positions are added to queries and keys in every layer, never to values; norms come after the residual sums.
 
@@ -7,16 +7,11 @@ Shape letters: B batch, T query tokens, S key tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskformer.kernels.dense import Linear
-
-Checkpointer = Callable[..., Tensor]
 
 
 class MultiHeadAttention(nn.Module):
@@ -54,21 +49,25 @@ class MultiHeadAttention(nn.Module):
         return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, T, D / heads]
 
 
-class FeedForward(nn.Module):
-    """Base of a layer that ends in two linear maps: registers them as `fc1`, `fc2` with the layer's own dropout."""
+class TransformerLayer(nn.Module):
+    """Base of a layer: self-attention and, to end with, two linear maps, each with a residual sum and then a norm.
 
-    # Set by PreTrainedModel when gradient checkpointing is turned on.
-    gradient_checkpointing = False
-    _gradient_checkpointing_func: Checkpointer | None = None
+    `dropouts` are those of the sums, of the attention weights and of the hidden values between the linear maps.
+    """
 
-    def __init__(self, width: int, hidden: int, dropout: float, activation_dropout: float, activation: nn.Module):
+    def __init__(self, width: int, num_heads: int, hidden: int, dropouts: tuple[float, float, float], act: nn.Module):
         super().__init__()
-        self.dropout = dropout
-        self.activation_dropout = activation_dropout
-        self.activation = activation
+        self.dropout, attention_dropout, self.activation_dropout = dropouts
+        self.activation = act
         self.fc1 = Linear(width, hidden)
         self.fc2 = Linear(hidden, width)
         self.final_layer_norm = nn.LayerNorm(width)
+        self.self_attn = MultiHeadAttention(width, num_heads, attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+
+    def attend(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        located = tokens + positions
+        return self.self_attn_layer_norm(tokens + self.drop(self.self_attn(located, located, tokens)))
 
     def feed_forward(self, tokens: Tensor) -> Tensor:
         hidden = F.dropout(self.activation(self.fc1(tokens)), self.activation_dropout, self.training)
@@ -76,9 +75,3 @@ class FeedForward(nn.Module):
 
     def drop(self, tokens: Tensor) -> Tensor:
         return F.dropout(tokens, self.dropout, self.training)
-
-    def checkpointed(self, *tensors: Tensor) -> Tensor:
-        """The layer itself, recomputed in the backward pass when gradient checkpointing is on."""
-        if self.gradient_checkpointing and self.training and self._gradient_checkpointing_func is not None:
-            return self._gradient_checkpointing_func(self.__call__, *tensors)
-        return cast(Tensor, self(*tensors))

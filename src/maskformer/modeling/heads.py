@@ -26,13 +26,12 @@ class MaskEmbedder(nn.Sequential):
         (2, 10, 24)
     """
 
-    def __init__(self, width: int, mask_width: int, num_layers: int = 3):
-        widths = [width] * num_layers + [mask_width]
-        blocks: list[nn.Module] = [
-            nn.Sequential(Linear(widths[i], widths[i + 1]), nn.ReLU() if i + 1 < num_layers else nn.Identity())
-            for i in range(num_layers)
-        ]
-        super().__init__(*blocks)
+    def __init__(self, width: int, mask_width: int):
+        super().__init__(
+            nn.Sequential(Linear(width, width), nn.ReLU()),
+            nn.Sequential(Linear(width, width), nn.ReLU()),
+            nn.Sequential(Linear(width, mask_width)),
+        )
 
 
 def predict_masks(mask_embeddings: Tensor, pixel_embeddings: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ Shape letters: B batch, Q queries, C classes, N targets, D decoder width, E mask
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import transformers.initialization as init
@@ -20,12 +20,16 @@ from maskformer.kernels.dense import Linear
 from maskformer.kernels.packed_masks import PackedMasks
 from maskformer.losses import LossNormalizer, MaskFormerHungarianMatcher, MaskFormerLoss
 from maskformer.modeling import published_layout
+from maskformer.modeling.attention import TransformerLayer
 from maskformer.modeling.backbones import build_backbone
+from maskformer.modeling.backbones.contract import check_pixel_values
 from maskformer.modeling.heads import MaskEmbedder, predict_masks
 from maskformer.modeling.initialization import assign_rules, initialize
 from maskformer.modeling.outputs import MaskFormerForInstanceSegmentationOutput, MaskFormerModelOutput
-from maskformer.modeling.pixel_decoder import EncoderLayer, PixelDecoder, PixelEncoder
+from maskformer.modeling.pixel_decoder import EncoderLayer, PixelDecoder, PixelDecoderOutput, PixelEncoder
 from maskformer.modeling.transformer_decoder import DecoderLayer, TransformerDecoder, TransformerModule
+
+Layer = TypeVar("Layer", bound=TransformerLayer)
 
 
 class MaskFormerPreTrainedModel(PreTrainedModel):
@@ -60,15 +64,6 @@ class MaskFormerPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
 
 
-class PixelLevelOutput(NamedTuple):
-    """Per-pixel embeddings [B, E, h, w], the map for the transformer, the backbone's four maps, the pyramid's three."""
-
-    pixel_embeddings: Tensor
-    transformer_features: Tensor
-    encoder_hidden_states: tuple[Tensor, ...]
-    decoder_hidden_states: tuple[Tensor, ...]
-
-
 class PixelLevelModule(nn.Module):
     """Backbone and pixel decoder (paper section 3.3, "Pixel-level module")."""
 
@@ -77,12 +72,10 @@ class PixelLevelModule(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, pixel_values: Tensor) -> PixelLevelOutput:
+    def forward(self, pixel_values: Tensor) -> tuple[tuple[Tensor, ...], PixelDecoderOutput]:
+        """The backbone's four maps, and what the pixel decoder makes of them."""
         feature_maps = tuple(self.encoder(pixel_values).feature_maps)
-        decoded = self.decoder(feature_maps)
-        return PixelLevelOutput(
-            decoded.pixel_embeddings, decoded.transformer_features, feature_maps, decoded.hidden_states
-        )
+        return feature_maps, self.decoder(feature_maps)
 
 
 def build_pixel_level_module(config: MaskFormerConfig) -> PixelLevelModule:
@@ -91,18 +84,8 @@ def build_pixel_level_module(config: MaskFormerConfig) -> PixelLevelModule:
     decoder, width = config.decoder_config, config.fpn_feature_size
     encoder = None
     if config.pixel_decoder_encoder_layers > 0:
-        encoder = PixelEncoder(
-            [
-                EncoderLayer(
-                    width,
-                    decoder.encoder_attention_heads,
-                    decoder.encoder_ffn_dim,
-                    _dropouts(decoder),
-                    ACT2FN[decoder.activation_function],
-                )
-                for _ in range(config.pixel_decoder_encoder_layers)
-            ]
-        )
+        sizes = width, decoder.encoder_attention_heads, decoder.encoder_ffn_dim
+        encoder = PixelEncoder(_layers(EncoderLayer, config.pixel_decoder_encoder_layers, sizes, decoder))
     channels = cast(Sequence[int], backbone.channels)
     return PixelLevelModule(backbone, PixelDecoder(channels, width, config.mask_feature_size, encoder))
 
@@ -110,22 +93,14 @@ def build_pixel_level_module(config: MaskFormerConfig) -> PixelLevelModule:
 def build_transformer_module(config: MaskFormerConfig, in_width: int) -> TransformerModule:
     """The transformer module that `config` describes, reading a map of `in_width` channels."""
     decoder, width = config.decoder_config, config.decoder_config.d_model
-    layers = [
-        DecoderLayer(
-            width,
-            decoder.decoder_attention_heads,
-            decoder.decoder_ffn_dim,
-            _dropouts(decoder),
-            ACT2FN[decoder.activation_function],
-        )
-        for _ in range(decoder.decoder_layers)
-    ]
-    stack = TransformerDecoder(layers, width)
+    sizes = width, decoder.decoder_attention_heads, decoder.decoder_ffn_dim
+    stack = TransformerDecoder(_layers(DecoderLayer, decoder.decoder_layers, sizes, decoder), width)
     return TransformerModule(in_width, width, decoder.num_queries, stack, config.enforce_input_projection)
 
 
-def _dropouts(decoder_config: Any) -> tuple[float, float, float]:
-    return decoder_config.dropout, decoder_config.attention_dropout, decoder_config.activation_dropout
+def _layers(layer: type[Layer], count: int, sizes: tuple[int, int, int], decoder_config: Any) -> list[Layer]:
+    dropouts = decoder_config.dropout, decoder_config.attention_dropout, decoder_config.activation_dropout
+    return [layer(*sizes, dropouts, ACT2FN[decoder_config.activation_function]) for _ in range(count)]
 
 
 class MaskFormerModel(MaskFormerPreTrainedModel):
@@ -183,39 +158,29 @@ class MaskFormerModel(MaskFormerPreTrainedModel):
         Raises:
             ValueError: `pixel_values` is missing or not of shape [B, channels, H, W].
         """
-        self._check_pixel_values(pixel_values)
-        output_hidden_states = (
-            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        )
-        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        pixels = self.pixel_level_module(pixel_values)
-        decoded = self.transformer_module(pixels.transformer_features, bool(output_attentions))
+        check_pixel_values(pixel_values, getattr(self.config.backbone_config, "num_channels", 3))
+        output_attentions = _wanted(output_attentions, self.config.output_attentions)
+        maps, pixels = self.pixel_level_module(pixel_values)
+        decoded = self.transformer_module(pixels.transformer_features, output_attentions)
         output = MaskFormerModelOutput(
-            encoder_last_hidden_state=pixels.encoder_hidden_states[-1],
+            encoder_last_hidden_state=maps[-1],
             pixel_decoder_last_hidden_state=pixels.pixel_embeddings,
             transformer_decoder_last_hidden_state=decoded.hidden_states[-1],
         )
-        if output_hidden_states:
-            output.encoder_hidden_states = pixels.encoder_hidden_states
-            output.pixel_decoder_hidden_states = pixels.decoder_hidden_states
+        if _wanted(output_hidden_states, self.config.output_hidden_states):
+            output.encoder_hidden_states = maps
+            output.pixel_decoder_hidden_states = pixels.hidden_states
             output.transformer_decoder_hidden_states = decoded.hidden_states
-            output.hidden_states = pixels.encoder_hidden_states + pixels.decoder_hidden_states + decoded.hidden_states
+            output.hidden_states = maps + pixels.hidden_states + decoded.hidden_states
         if output_attentions:
             output.attentions = decoded.attentions
             output.cross_attentions = decoded.cross_attentions
-        return output if _wants_dict(self.config, return_dict) else output.to_tuple()
+        return output if _wanted(return_dict, self.config.return_dict) else output.to_tuple()
 
-    def _check_pixel_values(self, pixel_values: Tensor | None) -> None:
-        channels = getattr(self.config.backbone_config, "num_channels", 3)
-        # A list is what the processor gives without return_tensors="pt".
-        shape = list(pixel_values.shape) if isinstance(pixel_values, Tensor) else None
-        if shape is None or len(shape) != 4 or shape[1] != channels:
-            kind = "nothing" if pixel_values is None else f"a {type(pixel_values).__name__}"
-            got = kind if shape is None else f"a tensor of shape {shape}"
-            raise ValueError(
-                f"pixel_values is {got}, expected [batch, {channels}, height, width]: "
-                'prepare the images with MaskFormerImageProcessor(...)(images, return_tensors="pt")'
-            )
+    def normalised_states(self, output: MaskFormerModelOutput) -> list[Tensor]:
+        """What each decoder layer says [B, Q, D], after the final norm, of an output with hidden states."""
+        states = cast(tuple[Tensor, ...], output.transformer_decoder_hidden_states)
+        return [*map(self.transformer_module.decoder.layernorm, states[1:-1]), states[-1]]
 
 
 class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
@@ -327,18 +292,21 @@ class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
             raise ValueError(
                 f"{missing} is missing: the loss needs both mask_labels and class_labels; pass both or none"
             )
-        show_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        show_states = _wanted(output_hidden_states, self.config.output_hidden_states)
         deep = self.config.use_auxiliary_loss
+        show_auxiliary = deep and _wanted(output_auxiliary_logits, self.config.output_auxiliary_logits)
         hidden = self.model(
             pixel_values,
-            output_hidden_states=bool(show_states) or deep,
+            output_hidden_states=show_states or deep,
             output_attentions=output_attentions,
             return_dict=True,
         )
         pixel_embeddings = hidden.pixel_decoder_last_hidden_state
         logits = self.get_logits(hidden.transformer_decoder_last_hidden_state, pixel_embeddings)
-        wants_auxiliary = deep and (mask_labels is not None or self._wants_auxiliary(output_auxiliary_logits))
-        auxiliary = self._auxiliary_logits(hidden) if wants_auxiliary else []
+        auxiliary: list[dict[str, Tensor]] = []
+        if show_auxiliary or (deep and mask_labels is not None):
+            states = self.model.normalised_states(hidden)[:-1]
+            auxiliary = [self.get_logits(state, pixel_embeddings) for state in states]
         loss = None
         if mask_labels is not None and class_labels is not None:
             terms = self.get_loss_dict(
@@ -356,21 +324,11 @@ class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
         output = MaskFormerForInstanceSegmentationOutput(
             loss=loss,
             **logits,
-            auxiliary_logits=auxiliary if deep and self._wants_auxiliary(output_auxiliary_logits) else None,
+            auxiliary_logits=auxiliary if show_auxiliary else None,
             **{name: getattr(hidden, name) for name in MaskFormerModelOutput.__dataclass_fields__},
         )
-        return output if _wants_dict(self.config, return_dict) else output.to_tuple()
-
-    def _wants_auxiliary(self, asked: bool | None) -> bool:
-        return bool(self.config.output_auxiliary_logits if asked is None else asked)
-
-    def _auxiliary_logits(self, hidden: MaskFormerModelOutput) -> list[dict[str, Tensor]]:
-        """Predictions of each decoder layer but the last, after the decoder's final norm, by the same heads."""
-        states = cast(tuple[Tensor, ...], hidden.transformer_decoder_hidden_states)
-        norm = self.model.transformer_module.decoder.layernorm
-        pixel_embeddings = cast(Tensor, hidden.pixel_decoder_last_hidden_state)
-        return [self.get_logits(norm(state), pixel_embeddings) for state in states[1:-1]]
+        return output if _wanted(return_dict, self.config.return_dict) else output.to_tuple()
 
 
-def _wants_dict(config: MaskFormerConfig, return_dict: bool | None) -> bool:
-    return bool(config.return_dict if return_dict is None else return_dict)
+def _wanted(asked: bool | None, default: Any) -> bool:
+    return bool(default if asked is None else asked)

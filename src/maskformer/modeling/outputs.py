@@ -50,7 +50,16 @@ class MaskFormerModelOutput(ModelOutput):
 
 
 @dataclass
-class MaskFormerForInstanceSegmentationOutput(ModelOutput):
+class _Predictions(ModelOutput):
+    loss: Tensor | None = None
+    class_queries_logits: Tensor | None = None
+    masks_queries_logits: Tensor | None = None
+    auxiliary_logits: list[dict[str, Tensor]] | None = None
+
+
+# The fields of the last base come first.
+@dataclass
+class MaskFormerForInstanceSegmentationOutput(MaskFormerModelOutput, _Predictions):
     """Predictions of `MaskFormerForInstanceSegmentation`; the post-processors take it as it is.
 
     Source: arXiv 2107.06278, section 3.3.
@@ -74,20 +83,6 @@ class MaskFormerForInstanceSegmentationOutput(ModelOutput):
         >>> output.loss is None, tuple(output["masks_queries_logits"].shape)
         (True, (1, 100, 16, 24))
     """
-
-    loss: Tensor | None = None
-    class_queries_logits: Tensor | None = None
-    masks_queries_logits: Tensor | None = None
-    auxiliary_logits: list[dict[str, Tensor]] | None = None
-    encoder_last_hidden_state: Tensor | None = None
-    pixel_decoder_last_hidden_state: Tensor | None = None
-    transformer_decoder_last_hidden_state: Tensor | None = None
-    encoder_hidden_states: tuple[Tensor, ...] | None = None
-    pixel_decoder_hidden_states: tuple[Tensor, ...] | None = None
-    transformer_decoder_hidden_states: tuple[Tensor, ...] | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass

@@ -6,7 +6,6 @@ Shape letters: B batch, C classes, Q queries (= C for baseline+), E mask embeddi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -21,13 +20,13 @@ from maskformer.modeling.outputs import MaskFormerModelOutput, PerPixelOutput
 IGNORE_INDEX = 255
 
 
-def per_pixel_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+def per_pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross entropy of logits [B, C, h, w], enlarged to labels [B, H, W], over the pixels that are labelled.
 
     A batch without any labelled pixel gives 0, connected to the graph.
 
     Raises:
-        ValueError: labels of another batch size, or outside 0 to C - 1 and not `ignore_index`.
+        ValueError: labels of another batch size, or outside 0 to C - 1 and not 255 (ignored).
     """
     if labels.ndim != 3 or labels.shape[0] != logits.shape[0]:
         raise ValueError(
@@ -35,15 +34,15 @@ def per_pixel_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_IN
             "one class id per pixel for each image of the batch"
         )
     labels = labels.long()
-    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= logits.shape[1]))
+    wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= logits.shape[1]))
     if bool(wrong.any()):
         raise ValueError(
-            f"labels holds {int(labels[wrong][0])}, expected 0 to {logits.shape[1] - 1} or {ignore_index} (ignored): "
+            f"labels holds {int(labels[wrong][0])}, expected 0 to {logits.shape[1] - 1} or {IGNORE_INDEX} (ignored): "
             "check the label map and the number of classes"
         )
     enlarged = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
-    total = F.cross_entropy(enlarged, labels, ignore_index=ignore_index, reduction="sum")
-    return total / (labels != ignore_index).sum().clamp(min=1)
+    total = F.cross_entropy(enlarged, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
 
 
 class PerPixelBaseline(MaskFormerPreTrainedModel):
@@ -73,7 +72,8 @@ class PerPixelBaseline(MaskFormerPreTrainedModel):
         Raises:
             ValueError: labels of the wrong shape or range.
         """
-        logits = self.predictor(self.pixel_level_module(pixel_values).pixel_embeddings)
+        _, decoded = self.pixel_level_module(pixel_values)
+        logits = self.predictor(decoded.pixel_embeddings)
         return PerPixelOutput(loss=None if labels is None else per_pixel_loss(logits, labels), logits=logits)
 
 
@@ -111,12 +111,7 @@ class PerPixelBaselinePlus(MaskFormerPreTrainedModel):
             ValueError: labels of the wrong shape or range.
         """
         hidden = cast(MaskFormerModelOutput, self.model(pixel_values, output_hidden_states=True, return_dict=True))
-        states = cast(Sequence[Tensor], hidden.transformer_decoder_hidden_states)
-        if not self.config.use_auxiliary_loss:
-            states = states[-1:]
-        else:
-            norm = self.model.transformer_module.decoder.layernorm
-            states = [*(norm(state) for state in states[1:-1]), states[-1]]
+        states = self.model.normalised_states(hidden)[0 if self.config.use_auxiliary_loss else -1 :]
         pixel_embeddings = cast(Tensor, hidden.pixel_decoder_last_hidden_state)
         *auxiliary, logits = (predict_masks(self.mask_embedder(state), pixel_embeddings) for state in states)
         loss = None

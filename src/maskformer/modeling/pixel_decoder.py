@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskformer.kernels.dense import Conv2d
-from maskformer.modeling.attention import FeedForward, MultiHeadAttention
+from maskformer.modeling.attention import TransformerLayer
 from maskformer.modeling.position import sine_position_encoding
+from maskformer.modeling.recomputation import Recomputing
 
 GROUPS = 32
 
@@ -29,16 +30,9 @@ class PixelDecoderOutput(NamedTuple):
     hidden_states: tuple[Tensor, ...]
 
 
-def _convolution(in_width: int, width: int, kernel: int) -> nn.Sequential:
+def _convolution(in_width: int, width: int, kernel: int, *activation: nn.Module) -> nn.Sequential:
     convolution = Conv2d(in_width, width, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, width))
-
-
-class FPNConvolution(nn.Sequential):
-    """3x3 convolution, group norm, ReLU."""
-
-    def __init__(self, in_width: int, width: int):
-        super().__init__(*_convolution(in_width, width, 3), nn.ReLU(inplace=True))
+    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, width), *activation)
 
 
 class FPNLayer(nn.Module):
@@ -47,7 +41,7 @@ class FPNLayer(nn.Module):
     def __init__(self, lateral_width: int, width: int):
         super().__init__()
         self.proj = _convolution(lateral_width, width, 1)
-        self.block = FPNConvolution(width, width)
+        self.block = _convolution(width, width, 3, nn.ReLU(inplace=True))
 
     def forward(self, above: Tensor, lateral: Tensor) -> Tensor:
         lateral = self.proj(lateral)
@@ -60,7 +54,7 @@ class FPN(nn.Module):
 
     def __init__(self, lateral_widths: Sequence[int], lowest_width: int, width: int):
         super().__init__()
-        self.stem = FPNConvolution(lowest_width, width)
+        self.stem = _convolution(lowest_width, width, 3, nn.ReLU(inplace=True))
         self.layers = nn.ModuleList(FPNLayer(lateral, width) for lateral in reversed(lateral_widths))
 
     def forward(self, laterals: Sequence[Tensor], lowest: Tensor) -> tuple[Tensor, ...]:
@@ -70,22 +64,14 @@ class FPN(nn.Module):
         return tuple(maps[1:])
 
 
-class EncoderLayer(FeedForward):
+class EncoderLayer(TransformerLayer):
     """Self-attention over the cells of the lowest map, then the feed-forward block."""
 
-    def __init__(self, width: int, num_heads: int, hidden: int, dropouts: tuple[float, float, float], act: nn.Module):
-        dropout, attention_dropout, activation_dropout = dropouts
-        super().__init__(width, hidden, dropout, activation_dropout, act)
-        self.self_attn = MultiHeadAttention(width, num_heads, attention_dropout)
-        self.self_attn_layer_norm = nn.LayerNorm(width)
-
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        located = tokens + positions
-        tokens = self.self_attn_layer_norm(tokens + self.drop(self.self_attn(located, located, tokens)))
-        return self.feed_forward(tokens)
+        return self.feed_forward(self.attend(tokens, positions))
 
 
-class PixelEncoder(nn.Module):
+class PixelEncoder(Recomputing):
     """Transformer encoder over a map [B, F, H, W]; no norm at the end (the authors normalise after each sum)."""
 
     def __init__(self, layers: Sequence[EncoderLayer]):
@@ -93,11 +79,10 @@ class PixelEncoder(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, features: Tensor) -> Tensor:
-        positions = sine_position_encoding(features.shape[1], features)
+        positions = sine_position_encoding(features)
         tokens = features.flatten(2).transpose(1, 2)  # [B, H * W, F]
         for layer in self.layers:
-            assert isinstance(layer, EncoderLayer)
-            tokens = layer.checkpointed(tokens, positions)
+            tokens = self.run(layer, tokens, positions)
         return tokens.transpose(1, 2).unflatten(2, features.shape[-2:])  # [B, F, H, W]
 
 

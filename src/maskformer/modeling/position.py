@@ -14,13 +14,13 @@ TEMPERATURE = 10000.0
 EPSILON = 1e-6
 
 
-def sine_position_encoding(width: int, features: Tensor) -> Tensor:
-    """Encoding of every cell of `features` [B, _, H, W], as tokens [1, H * W, D] in its type and on its device.
+def sine_position_encoding(features: Tensor) -> Tensor:
+    """Encoding of every cell of `features` [B, D, H, W], as tokens [1, H * W, D] in its type and on its device.
 
     Cell centres count from 1 and are scaled to (0, 2 pi], first half of the channels for y, second for x. Computed in
     float32 whatever the features are: half precision cannot hold the angles.
     """
-    height, columns = features.shape[-2:]
+    width, height, columns = features.shape[-3:]
     y = _angles(height, width // 2, features.device)  # [H, D / 2]
     x = _angles(columns, width // 2, features.device)  # [W, D / 2]
     grid = torch.cat(

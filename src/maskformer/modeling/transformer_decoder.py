@@ -12,8 +12,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from maskformer.kernels.dense import Conv2d
-from maskformer.modeling.attention import FeedForward, MultiHeadAttention
+from maskformer.modeling.attention import MultiHeadAttention, TransformerLayer
 from maskformer.modeling.position import sine_position_encoding
+from maskformer.modeling.recomputation import Recomputing
 
 
 class TransformerDecoderOutput(NamedTuple):
@@ -25,19 +26,16 @@ class TransformerDecoderOutput(NamedTuple):
     cross_attentions: tuple[Tensor, ...]
 
 
-class DecoderLayer(FeedForward):
+class DecoderLayer(TransformerLayer):
     """Self-attention among the queries, cross-attention to the image, feed-forward block."""
 
     def __init__(self, width: int, num_heads: int, hidden: int, dropouts: tuple[float, float, float], act: nn.Module):
-        dropout, attention_dropout, activation_dropout = dropouts
-        super().__init__(width, hidden, dropout, activation_dropout, act)
-        self.self_attn = MultiHeadAttention(width, num_heads, attention_dropout)
-        self.self_attn_layer_norm = nn.LayerNorm(width)
-        self.encoder_attn = MultiHeadAttention(width, num_heads, attention_dropout)
+        super().__init__(width, num_heads, hidden, dropouts, act)
+        self.encoder_attn = MultiHeadAttention(width, num_heads, dropouts[1])
         self.encoder_attn_layer_norm = nn.LayerNorm(width)
 
     def forward(self, states: Tensor, queries: Tensor, image: Tensor, located_image: Tensor) -> Tensor:
-        states = self._attend_to_queries(states, queries)
+        states = self.attend(states, queries)
         looked = self.encoder_attn(states + queries, located_image, image)
         states = self.encoder_attn_layer_norm(states + self.drop(looked))
         return self.feed_forward(states)
@@ -46,15 +44,10 @@ class DecoderLayer(FeedForward):
         """Weights of both attentions, [B, heads, Q, Q] and [B, heads, Q, S], for the same input."""
         located = states + queries
         own = self.self_attn.weights(located, located)
-        states = self._attend_to_queries(states, queries)
-        return own, self.encoder_attn.weights(states + queries, located_image)
-
-    def _attend_to_queries(self, states: Tensor, queries: Tensor) -> Tensor:
-        located = states + queries
-        return self.self_attn_layer_norm(states + self.drop(self.self_attn(located, located, states)))
+        return own, self.encoder_attn.weights(self.attend(states, queries) + queries, located_image)
 
 
-class TransformerDecoder(nn.Module):
+class TransformerDecoder(Recomputing):
     """The stack of layers and the norm they share.
 
     Source: arXiv 2107.06278, section 3.3 (transformer module); arXiv 2005.12872, section 3.2.
@@ -81,17 +74,15 @@ class TransformerDecoder(nn.Module):
         located_image = image + positions
         # The queries start as zeros: what tells them apart are their positions, the learned embeddings.
         states = [queries.new_zeros(queries.shape)]
-        own: list[Tensor] = []
-        cross: list[Tensor] = []
+        weights: list[tuple[Tensor, Tensor]] = []
         for layer in self.layers:
-            assert isinstance(layer, DecoderLayer)
             if output_attentions:
-                weights = layer.attention_weights(states[-1], queries, located_image)
-                own.append(weights[0])
-                cross.append(weights[1])
-            states.append(layer.checkpointed(states[-1], queries, image, located_image))
+                assert isinstance(layer, DecoderLayer)
+                weights.append(layer.attention_weights(states[-1], queries, located_image))
+            states.append(self.run(layer, states[-1], queries, image, located_image))
         states[-1] = self.layernorm(states[-1])
-        return TransformerDecoderOutput(tuple(states), tuple(own), tuple(cross))
+        own, cross = tuple(own for own, _ in weights), tuple(cross for _, cross in weights)
+        return TransformerDecoderOutput(tuple(states), own, cross)
 
 
 class TransformerModule(nn.Module):
@@ -114,12 +105,11 @@ class TransformerModule(nn.Module):
         self.queries_embedder = nn.Embedding(num_queries, width)
         self.input_projection = Conv2d(in_width, width, 1) if project or in_width != width else None
         self.decoder = decoder
-        self.width = width
 
     def forward(self, features: Tensor, output_attentions: bool = False) -> TransformerDecoderOutput:
         if self.input_projection is not None:
             features = self.input_projection(features)
-        positions = sine_position_encoding(self.width, features)
+        positions = sine_position_encoding(features)
         image = features.flatten(2).transpose(1, 2)  # [B, S, D]
         queries = self.queries_embedder.weight.expand(features.shape[0], -1, -1)  # [B, Q, D]
         return self.decoder(queries, image, positions, output_attentions)

@@ -20,8 +20,6 @@ def encode_run_lengths(mask: Tensor) -> RunLengths:
     """COCO run lengths of one binary mask [H, W]: column-major, starting with the (possibly empty) run of zeros."""
     height, width = mask.shape
     pixels = mask.bool().T.flatten()  # [W * H], down the columns
-    if pixels.numel() == 0:
-        return {"size": [height, width], "counts": [0]}
     changes = (pixels[1:] != pixels[:-1]).nonzero().flatten() + 1
     counts = [after - before for before, after in pairwise([0, *changes.tolist(), pixels.numel()])]
     return {"size": [height, width], "counts": [0, *counts] if bool(pixels[0]) else counts}

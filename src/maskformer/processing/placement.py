@@ -126,7 +126,7 @@ def placements(
 
 def _valid_size(mask: Tensor) -> Size:
     height, width = int(mask[:, 0].sum()), int(mask[0].sum())
-    if height * width == 0 or int(mask.sum()) != height * width or not mask[height - 1, width - 1]:
+    if height * width == 0 or int(mask.sum()) != height * width or not mask[:height, :width].all():
         raise ValueError("pixel_mask must be 1 on a rectangle at the top left (the image) and 0 elsewhere.")
     return height, width
 

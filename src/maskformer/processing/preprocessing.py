@@ -242,8 +242,6 @@ def _mask_segments(masks: Tensor, labels: Sequence[int] | Tensor, name: str) -> 
 
 def present_ids(label_map: Tensor) -> list[int]:
     """The distinct values of an integer map, ascending."""
-    if label_map.numel() == 0:
-        return []
     low, high = (int(value) for value in label_map.aminmax())
     if low < 0 or high >= 2**20:
         return label_map.unique().tolist()

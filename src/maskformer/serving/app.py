@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, get_type_hints
 
 import prometheus_client
-from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import PlainTextResponse, Response
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 
 from maskformer import __version__
-from maskformer.results import Task
+from maskformer.results import Segment, Task
 from maskformer.serving.gate import Gate
 from maskformer.serving.predictor import TooManyPixels
-from maskformer.serving.requests import Refusal, read_request, request_body
+from maskformer.serving.requests import read_request, request_body
 from maskformer.serving.service import Service
 
 
@@ -34,17 +34,10 @@ class RunLengths(BaseModel):
     counts: list[int]
 
 
-class SegmentReply(BaseModel):
-    """One segment; bbox is (x, y, width, height)."""
-
-    id: int
-    label: str
-    label_id: int
-    score: float
-    area: int
-    bbox: tuple[int, int, int, int]
-    is_thing: bool | None
-    segmentation: RunLengths
+_FIELDS: dict[str, Any] = {name: (kind, ...) for name, kind in get_type_hints(Segment).items() if name != "pixels"}
+SegmentReply = create_model(
+    "SegmentReply", __doc__="One segment; bbox is (x, y, width, height).", **_FIELDS, segmentation=(RunLengths, ...)
+)
 
 
 class SegmentationReply(BaseModel):
@@ -52,7 +45,7 @@ class SegmentationReply(BaseModel):
 
     task: Task
     size: tuple[int, int]
-    segments: list[SegmentReply]
+    segments: list[SegmentReply]  # pyright: ignore[reportInvalidTypeForm]
 
 
 class ModelReply(BaseModel):
@@ -104,7 +97,6 @@ def build_app(service: Service, token: str | None = None, page: bool = True) -> 
     secured: Any = [Depends(HTTPBearer(auto_error=False, description="As started with."))] if token is not None else []
     app = FastAPI(title="maskformer", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(Gate, service=service, token=token)
-    app.add_exception_handler(Refusal, _refused)
     _add_segment(app, service, secured)
     _add_states(app, service, secured)
     if page:
@@ -112,11 +104,6 @@ def build_app(service: Service, token: str | None = None, page: bool = True) -> 
 
         mount_page(app, service, token)
     return app
-
-
-def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
-    return JSONResponse({"detail": error.sentence}, error.status, error.headers)
 
 
 def _add_segment(app: FastAPI, service: Service, secured: Any) -> None:
@@ -143,9 +130,9 @@ def _add_segment(app: FastAPI, service: Service, secured: Any) -> None:
         try:
             result = await service.segment(content, options)
         except TooManyPixels as error:
-            raise Refusal(413, str(error)) from error
+            raise HTTPException(413, str(error)) from error
         except ValueError as error:
-            raise Refusal(422, str(error)) from error
+            raise HTTPException(422, str(error)) from error
         body, kind = await asyncio.to_thread(service.predictor.encode, result, options.format)
         return Response(body, media_type=kind)
 

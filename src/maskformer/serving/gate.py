@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import time
 import uuid
 from dataclasses import dataclass
 
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maskformer.serving.batching import HouseFull
 from maskformer.serving.metrics import LOGGER
-from maskformer.serving.requests import Refusal
 from maskformer.serving.service import Service
 
 ROUTES = ("/v1/segment", "/v1/model", "/healthz", "/readyz", "/metrics", "/openapi.json")
@@ -29,6 +30,7 @@ class _Exchange:
     """One request and what has been answered to it."""
 
     scope: Scope
+    receive: Receive
     send: Send
     number: str
     status: int = 0
@@ -40,15 +42,12 @@ class _Exchange:
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.number.encode())]
         await self.send(message)
 
-    async def refuse(self, refusal: Refusal) -> None:
+    async def refuse(self, refusal: HTTPException) -> None:
         """The refusal as an answer, unless one has begun."""
-        if self.status:
-            return
-        headers = {"content-type": "application/json", "connection": "close", **refusal.headers}
-        start = {"status": refusal.status, "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()]}
-        await self.answer({"type": "http.response.start", **start})
-        body = json.dumps({"detail": refusal.sentence}).encode()
-        await self.answer({"type": "http.response.body", "body": body})
+        if not self.status:
+            headers = {"connection": "close", **(refusal.headers or {})}
+            reply = JSONResponse({"detail": refusal.detail}, refusal.status_code, headers)
+            await reply(self.scope, self.receive, self.answer)
 
 
 class Gate:
@@ -68,16 +67,17 @@ class Gate:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         started = time.perf_counter()
-        exchange = _Exchange(scope, send, uuid.uuid4().hex)
+        exchange = _Exchange(scope, receive, send, uuid.uuid4().hex)
         try:
-            await self._let_through(exchange, receive)
-        except Refusal as refusal:
+            await self._let_through(exchange)
+        except HTTPException as refusal:
             await exchange.refuse(refusal)
-        except ConnectionResetError:
+        except ClientDisconnect:
             exchange.status = CLIENT_LEFT
         except Exception as error:
             LOGGER.exception("failed", extra={"fields": {"request": exchange.number, "error": type(error).__name__}})
-            await exchange.refuse(Refusal(500, f"the service failed; its log has the reason under {exchange.number}"))
+            sentence = f"the service failed; its log has the reason under {exchange.number}"
+            await exchange.refuse(HTTPException(500, sentence))
         finally:
             self._report(exchange, time.perf_counter() - started)
 
@@ -92,72 +92,64 @@ class Gate:
         fields |= {"milliseconds": round(1000 * seconds, 1), "bytes": exchange.received}
         LOGGER.info("exchange", extra={"fields": fields})
 
-    async def _let_through(self, exchange: _Exchange, receive: Receive) -> None:
+    async def _let_through(self, exchange: _Exchange) -> None:
         scope, house = exchange.scope, self._service.house
         if self._token is not None and scope["path"].startswith(("/v1/", "/metrics")):
             self._check_token(scope, self._token)
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
-            return await self._app(scope, receive, exchange.answer)
+            return await self._app(scope, exchange.receive, exchange.answer)
         try:
             with house.visit():
-                body = await self._body(exchange, receive)
-                await self._work(exchange, body, receive)
+                await self._work(exchange, await self._body(exchange))
         except HouseFull:
             wait = self._service.batcher.seconds_until_room(house.inside)
             sentence = f"{house.most} requests are inside, as many as there may be: try again in {wait} seconds"
-            raise Refusal(429, sentence, {"Retry-After": str(wait)}) from None
+            raise HTTPException(429, sentence, {"Retry-After": str(wait)}) from None
 
     def _check_token(self, scope: Scope, token: str) -> None:
         given = dict(scope["headers"]).get(b"authorization", b"")
         # Compared as a whole, in a time that does not tell how much of it was right.
         if not hmac.compare_digest(given, b"Bearer " + token.encode()):
-            raise Refusal(401, "this service wants Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+            raise HTTPException(401, "this service wants Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
 
-    async def _body(self, exchange: _Exchange, receive: Receive) -> bytes:
-        limits = self._service.limits
-        too_large = Refusal(413, f"the body has more than the {limits.body_bytes} bytes allowed: send a smaller one")
-        announced = dict(exchange.scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > limits.body_bytes:
-            raise too_large
+    async def _body(self, exchange: _Exchange) -> bytes:
+        limits, request = self._service.limits, Request(exchange.scope, exchange.receive)
+        sentence = f"the body has more than the {limits.body_bytes} bytes allowed: send a smaller one"
+        announced = request.headers.get("content-length", "0")
+        if announced.isdecimal() and int(announced) > limits.body_bytes:
+            raise HTTPException(413, sentence)
         parts: list[bytes] = []
         try:
             async with asyncio.timeout(limits.body_seconds):
-                more = True
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ConnectionResetError
-                    parts.append(message.get("body", b""))
-                    exchange.received += len(parts[-1])
-                    more = message.get("more_body", False)
+                async for part in request.stream():
+                    parts.append(part)
+                    exchange.received += len(part)
                     if exchange.received > limits.body_bytes:
-                        raise too_large
+                        raise HTTPException(413, sentence)
         except TimeoutError:
-            raise Refusal(408, f"the body took more than {limits.body_seconds:g} seconds to arrive") from None
+            raise HTTPException(408, f"the body took more than {limits.body_seconds:g} seconds to arrive") from None
         return b"".join(parts)
 
-    async def _work(self, exchange: _Exchange, body: bytes, receive: Receive) -> None:
+    async def _work(self, exchange: _Exchange, body: bytes) -> None:
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:
             return messages.pop() if messages else await asyncio.get_running_loop().create_future()
 
         async def leave() -> None:
-            while (await receive())["type"] != "http.disconnect":
+            while (await exchange.receive())["type"] != "http.disconnect":
                 pass
 
-        async def answer() -> None:
-            await self._app(exchange.scope, replay, exchange.answer)
-
-        work, left = asyncio.create_task(answer()), asyncio.create_task(leave())
+        work = asyncio.ensure_future(self._app(exchange.scope, replay, exchange.answer))
+        left = asyncio.ensure_future(leave())
         try:
             limit = self._service.limits.seconds
             await asyncio.wait({work, left}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
             if left.done():
-                raise ConnectionResetError
-            raise Refusal(504, f"the answer took more than {limit:g} seconds: try again later or send less")
+                raise ClientDisconnect
+            raise HTTPException(504, f"the answer took more than {limit:g} seconds: try again later or send less")
         finally:
             for task in (work, left):
                 task.cancel()

@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from PIL import ExifTags, Image
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,11 +22,11 @@ from maskformer.processing.settings import ProcessorSettings
 from maskformer.results import TASKS, Segmentation, Task
 
 Format = Literal["rle", "png", "overlay"]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 # Those Pillow reads with its own code: its other plugins start programs (EPS) or are seldom looked at.
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 DEFAULT_MAX_PIXELS = 32_000_000
-
 
 _SEMANTIC_HAS_NO_THRESHOLDS: dict[str, Any] = {
     "if": {"properties": {"task": {"const": "semantic"}}, "required": ["task"]},
@@ -44,26 +44,17 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_SEMANTIC_HAS_NO_THRESHOLDS)
 
     task: Task | None = Field(None, description="By default panoptic if the model knows stuff classes, else semantic.")
-    threshold: float | None = Field(
-        None, ge=0, le=1, allow_inf_nan=False, description="Lowest score of a segment, default 0.5; not for semantic."
-    )
-    mask_threshold: float | None = Field(
-        None, ge=0, le=1, allow_inf_nan=False, description="Lowest mask probability of a pixel, default 0.5."
-    )
-    overlap: float | None = Field(
-        None, ge=0, le=1, allow_inf_nan=False, description="Share of its mask a segment must keep; default 0.8."
-    )
+    threshold: Share | None = Field(None, description="Lowest score of a segment, default 0.5; not for semantic.")
+    mask_threshold: Share | None = Field(None, description="Lowest mask probability of a pixel, default 0.5.")
+    overlap: Share | None = Field(None, description="Share of its mask a segment must keep; default 0.8.")
     format: Format = Field(
         "rle", description="rle: JSON with COCO run lengths; png: the map of ids; overlay: a drawing with legend."
     )
 
-    def likeness(self) -> tuple[Any, ...]:
-        """Equal for those that can be computed together: everything but the format."""
-        return self.task, self.threshold, self.mask_threshold, self.overlap
-
-    def post_processing(self) -> dict[str, Any]:
-        """The options of `Segmenter.predict`."""
+    def arguments(self) -> dict[str, Any]:
+        """Those of `Segmenter.predict`; requests with equal ones can be computed together."""
         return {
+            "task": self.task,
             "threshold": self.threshold,
             "mask_threshold": self.mask_threshold,
             "overlap_mask_area_threshold": self.overlap,
@@ -96,9 +87,9 @@ class Predictor:
 
     def check(self, options: Options) -> Options:
         """The options with their task filled in; ValueError if the task has no use for one of them."""
-        task = options.task or self.segmenter.task
-        self.segmenter.stream((), task, **options.post_processing())
-        return options.model_copy(update={"task": task})
+        chosen = options.model_copy(update={"task": options.task or self.segmenter.task})
+        self.segmenter.stream((), **chosen.arguments())
+        return chosen
 
     def likeness(self, content: bytes) -> tuple[int, int]:
         """(height, width) that the network will see, from the file's header alone.
@@ -112,27 +103,25 @@ class Predictor:
         # Other formats decode the whole picture to find it; there it is only a guess that is worse.
         if picture.format == "JPEG" and picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5:
             height, width = width, height
-        self._refuse_more_than(self.max_pixels, height, width, "the picture")
+        self._check_pixels(height, width, "the picture")
         size = (height, width)
         if self._settings.do_resize:
             size = resized_size(height, width, self._settings.size, self._settings.size_divisor)
-            self._refuse_more_than(self.max_pixels, *size, "the resized picture")
+            self._check_pixels(*size, "the resized picture")
         return padded_size([size], self._settings)
 
     def predict(self, jobs: Sequence[tuple[bytes, Options]]) -> list[Segmentation | Exception]:
         """Each job's result, or the error that is its answer: ValueError where the picture is at fault."""
-        pictures = self._decoders.map(self._decoded, [content for content, _ in jobs])
-        results: dict[int, Segmentation | Exception] = {}
-        groups: dict[Any, list[tuple[int, Tensor, Options]]] = {}
-        for index, (picture, (_, options)) in enumerate(zip(pictures, jobs, strict=True)):
-            if isinstance(picture, Exception):
-                results[index] = picture
-            else:
-                groups.setdefault(options.likeness(), []).append((index, picture, options))
-        for members in groups.values():
-            found = self._segmented([picture for _, picture, _ in members], members[0][2])
-            results.update(zip([index for index, _, _ in members], found, strict=True))
-        return [results[index] for index in range(len(jobs))]
+        results: list[Any] = list(self._decoders.map(self._decoded, [content for content, _ in jobs]))
+        alike: dict[Any, list[int]] = {}
+        for index, (_, options) in enumerate(jobs):
+            if isinstance(results[index], Tensor):
+                alike.setdefault(tuple(options.arguments().values()), []).append(index)
+        for indices in alike.values():
+            found = self._segmented([results[index] for index in indices], jobs[indices[0]][1])
+            for index, result in zip(indices, found, strict=True):
+                results[index] = result
+        return results
 
     def encode(self, result: Segmentation, form: Format) -> tuple[bytes, str]:
         """The body of an answer and its media type."""
@@ -164,14 +153,15 @@ class Predictor:
         except Exception as error:  # Pillow's readers raise struct.error, KeyError and more on damaged headers
             raise ValueError(f"the picture cannot be read: send {', '.join(self._formats)}") from error
 
-    def _refuse_more_than(self, most: int, height: int, width: int, what: str) -> None:
-        if height * width > most:
-            raise TooManyPixels(f"{what} has {width} x {height} pixels, expected at most {most}: send a smaller one")
+    def _check_pixels(self, height: int, width: int, what: str) -> None:
+        if height * width > self.max_pixels:
+            most = f"expected at most {self.max_pixels}: send a smaller one"
+            raise TooManyPixels(f"{what} has {width} x {height} pixels, {most}")
 
     def _decoded(self, content: bytes) -> Tensor | Exception:
         try:
             picture = self._open(content)
-            self._refuse_more_than(self.max_pixels, picture.height, picture.width, "the picture")
+            self._check_pixels(picture.height, picture.width, "the picture")
             picture.load()
             return read_image(picture, self.segmenter.num_channels, name="the picture")
         except (TooManyPixels, MemoryError) as error:
@@ -180,9 +170,8 @@ class Predictor:
             return ValueError(f"the picture cannot be decoded ({error}): it may be damaged or cut off")
 
     def _segmented(self, pictures: list[Tensor], options: Options) -> list[Segmentation | Exception]:
-        post_processing = options.post_processing()
         try:
-            return list(self.segmenter.predict(pictures, options.task, batch_size=self.max_batch, **post_processing))
+            return list(self.segmenter.predict(pictures, batch_size=self.max_batch, **options.arguments()))
         except Exception as error:
             if len(pictures) == 1:
                 return [error]

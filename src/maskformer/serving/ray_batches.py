@@ -26,12 +26,14 @@ import numpy as np
 
 from maskformer.results import Segmentation, write_whole
 
+Answer = tuple[Segmentation, list[Path]] | str
+"""Of a picture: its result and its files, or why it has none."""
 EXTRA = "pip install 'maskformer[ray]'"
 
 # What a worker takes at once, in batches: so much is done again when it dies, and only there sizes are grouped.
 _BATCHES_PER_TASK = 4
 _MOST_TASKS = 20_000  # each costs the head node a millisecond and some memory
-_NO_PICTURE = -1  # number of a row that says why a worker can do nothing
+_NO_FILE = ""  # in a row that says why a worker can do nothing
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,8 @@ def segment_on_cluster(
     recipe: Recipe,
     out: Path,
     workers: int | None,
-) -> Iterator[tuple[str, tuple[Segmentation, list[Path]] | str]]:
-    """Each file once, as soon as it is finished: its result without maps and its files in `out`, or why it has none.
+) -> Iterator[tuple[str, Answer]]:
+    """Each file once, as soon as it is finished, and its answer: the result without maps, the files in `out`.
 
     `files` has the stem of each one's results, `remote` is of `remote_pictures`, and `out` is on this machine.
 
@@ -151,36 +153,33 @@ def segment_on_cluster(
         ValueError: as `Segmenter.from_pretrained` on a worker.
         RuntimeError: the cluster lost some pictures, or itself.
     """
-    names = list(files)
-    where = [remote.get(file) or ("", file if "://" in file else str(Path(file).resolve())) for file in names]
-    items = [
-        {"number": number, "root": root, "path": path, "stem": files[names[number]]}
-        for number, (root, path) in enumerate(where)
-    ]
-    left = set(names)
+    items: list[dict[str, str]] = []
+    for file, stem in files.items():
+        root, path = remote.get(file) or ("", file if "://" in file else str(Path(file).resolve()))
+        items.append({"file": file, "root": root, "path": path, "stem": stem})
+    left = set(files)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = Path(recipe.model)
     if checkpoint.exists():  # as other processes find it
         recipe = dataclasses.replace(recipe, model=str(checkpoint.resolve()))
     for row in _rows(ray, items, recipe, workers):
-        if row["number"] == _NO_PICTURE:
-            raise ValueError(row["sentence"])
-        file = names[row["number"]]
+        file, answer = row["file"], pickle.loads(row["answer"])
+        if file == _NO_FILE:
+            raise ValueError(answer)
         if file not in left:
             continue  # Ray repeats what a lost machine has done
         left.remove(file)
-        if row["sentence"]:
-            yield file, row["sentence"].replace(items[row["number"]]["path"], file)
-            continue
-        result, contents = pickle.loads(row["result"])
-        for name, content in contents.items():
-            write_whole(out / name, lambda part, content=content: part.write_bytes(content))
-        yield file, (result, [out / name for name in contents])
+        if not isinstance(answer, str):
+            result, contents = answer
+            for name, content in contents.items():
+                write_whole(out / name, lambda part, content=content: part.write_bytes(content))
+            answer = result, [out / name for name in contents]
+        yield file, answer
     if left:
         raise RuntimeError(f"the cluster gave no answer for {len(left)} pictures, among them {min(left)}: try --resume")
 
 
-def _rows(ray: Any, items: list[dict[str, Any]], recipe: Recipe, workers: int | None) -> Iterator[dict[str, Any]]:
+def _rows(ray: Any, items: list[dict[str, str]], recipe: Recipe, workers: int | None) -> Iterator[dict[str, Any]]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -209,37 +208,36 @@ class Worker:
             self._complaint = str(error)
 
     def __call__(self, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The rows of some pictures, in any order: `result` or `sentence` of each."""
+        """A row for each of some pictures, in any order: its `file` and, pickled, its `answer`."""
         if self._complaint:
-            yield _row(_NO_PICTURE, self._complaint)
+            yield _row(_NO_FILE, self._complaint)
             return
-        columns = zip(*(block[name].tolist() for name in ("number", "root", "path", "stem")), strict=True)
-        left = {number: place for number, *place in columns}
+        columns = zip(*(block[name].tolist() for name in ("file", "root", "path", "stem")), strict=True)
+        left = {file: place for file, *place in columns}
         with contextlib.suppress(Exception):
             yield from self._answered(left)
-        for number, place in list(left.items()):  # what cannot be read, or the network fails on, and its neighbours
+        for file, (root, path, stem) in list(left.items()):  # what cannot be read or fails the network, and neighbours
             try:
-                yield from self._answered({number: place})
+                yield from self._answered({file: [root, path, stem]})
             except Exception as error:
-                reason = str(error) or type(error).__name__
-                yield _row(number, reason if place[1] in reason else f"{place[1]}: {reason}")
+                reason = (str(error) or type(error).__name__).replace(path, file)
+                yield _row(file, reason if file in reason else f"{file}: {reason}")
 
-    def _answered(self, left: dict[int, list[str]]) -> Iterator[dict[str, Any]]:
+    def _answered(self, left: dict[str, list[str]]) -> Iterator[dict[str, Any]]:
         """Takes out of `left` what it has a row for; a single one that cannot be read raises."""
-        opened: list[int] = []
+        opened: list[str] = []
         for result in self._predictor.stream(self._readable(dict(left), opened), **self._options):
-            number = opened.pop(0)
+            file = opened.pop(0)
             with tempfile.TemporaryDirectory() as folder:
-                files = {path.name: path.read_bytes() for path in result.save(folder, left[number][2])}
-            row = _row(number, "", pickle.dumps((_slim(result), files)))
-            del left[number]
-            yield row
+                contents = {path.name: path.read_bytes() for path in result.save(folder, left[file][2])}
+            del left[file]
+            yield _row(file, (_slim(result), contents))
 
-    def _readable(self, places: Mapping[int, list[str]], opened: list[int]) -> Iterator[Any]:
-        for number, (root, path, _) in places.items():
+    def _readable(self, places: Mapping[str, list[str]], opened: list[str]) -> Iterator[Any]:
+        for file, (root, path, _) in places.items():
             with contextlib.suppress(*((ValueError, OSError, MemoryError) if len(places) > 1 else ())):
                 picture = _read(root, path, self._num_channels)
-                opened.append(number)
+                opened.append(file)
                 yield picture
 
 
@@ -254,8 +252,8 @@ def _read(root: str, path: str, num_channels: int) -> Any:
         return read_image(file.read(), num_channels, name=f"picture ({path})")
 
 
-def _row(number: int, sentence: str, result: bytes = b"") -> dict[str, Any]:
-    return {"number": [number], "sentence": [sentence], "result": [result]}
+def _row(file: str, answer: Any) -> dict[str, Any]:
+    return {"file": [file], "answer": [pickle.dumps(answer)]}
 
 
 def _slim(result: Segmentation) -> Segmentation:

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import base64
-import binascii
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, ValidationError
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from maskformer.serving.predictor import Options
-
-
-class Refusal(Exception):
-    """A request that gets a status of 4xx or 5xx and one sentence."""
-
-    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(sentence)
-        self.status, self.sentence, self.headers = status, sentence, dict(headers or {})
 
 
 class JsonRequest(Options):
@@ -55,14 +46,14 @@ async def read_request(request: Request) -> tuple[bytes, Options]:
     """The picture file and the options.
 
     Raises:
-        Refusal: with 415 for another type of body, 400 for one that cannot be taken apart, 422 for what is in it.
+        HTTPException: with 415 for another type of body, 400 for one that cannot be taken apart, 422 for what is in it.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/json":
         return _of_json(await request.body())
     if kind == "multipart/form-data":
         return await _of_form(request)
-    raise Refusal(415, f"content-type is {kind or 'missing'!r}, expected multipart/form-data or application/json")
+    raise HTTPException(415, f"content-type is {kind or 'missing'!r}, expected multipart/form-data or application/json")
 
 
 def _of_json(body: bytes) -> tuple[bytes, Options]:
@@ -70,11 +61,10 @@ def _of_json(body: bytes) -> tuple[bytes, Options]:
         asked = JsonRequest.model_validate_json(body, strict=True)
         content = base64.b64decode(asked.image, validate=True)
     except ValidationError as error:
-        raise Refusal(422, _sentence_of(error)) from error
-    except (binascii.Error, ValueError) as error:
-        raise Refusal(
-            422, f"image is not base64 ({error}): send the file's bytes in base64, without a prefix"
-        ) from error
+        raise HTTPException(422, _sentence_of(error)) from error
+    except ValueError as error:
+        sentence = f"image is not base64 ({error}): send the file's bytes in base64, without a prefix"
+        raise HTTPException(422, sentence) from error
     return content, Options(**asked.model_dump(exclude={"image"}))
 
 
@@ -85,21 +75,21 @@ async def _of_form(request: Request) -> tuple[bytes, Options]:
     async with request.form(max_files=1, max_fields=len(Options.model_fields)) as form:
         for name, value in form.multi_items():
             if name in fields or (name == "image" and content is not None):
-                raise Refusal(422, f"the form has {name[:40]!r} twice, expected it once")
+                raise HTTPException(422, f"the form has {name[:40]!r} twice, expected it once")
             if name == "image":
                 if not isinstance(value, UploadFile):
-                    raise Refusal(422, "image is a text field, expected a file: give its part a filename")
+                    raise HTTPException(422, "image is a text field, expected a file: give its part a filename")
                 content = await value.read()
             elif isinstance(value, UploadFile):
-                raise Refusal(422, f"{name[:40]!r} is a file, expected only image to be one")
+                raise HTTPException(422, f"{name[:40]!r} is a file, expected only image to be one")
             else:
                 fields[name] = value
     if not content:
-        raise Refusal(422, "the form has no image: send the picture file in a part of that name")
+        raise HTTPException(422, "the form has no image: send the picture file in a part of that name")
     try:
         return content, Options.model_validate_strings(fields)
     except ValidationError as error:
-        raise Refusal(422, _sentence_of(error)) from error
+        raise HTTPException(422, _sentence_of(error)) from error
 
 
 def _sentence_of(error: ValidationError) -> str:

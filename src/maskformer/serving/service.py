@@ -56,4 +56,4 @@ class Service:
         """
         options = self.predictor.check(options)
         size = await asyncio.to_thread(self.predictor.likeness, content)
-        return await self.batcher.submit((content, options), (size, options.likeness()))
+        return await self.batcher.submit((content, options), (size, *options.arguments().values()))

@@ -10,6 +10,7 @@ B micro-batch, N images of the data set, H W image.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from maskformer.data.collate import Collate
@@ -24,7 +26,7 @@ from maskformer.data.dataset import SegmentationDataset
 from maskformer.data.recognise import open_dataset
 from maskformer.data.sample import Sample
 from maskformer.data.scene_set import SceneDataset
-from maskformer.data.transforms import RandomFlip, Transform, TransformedDataset, paper_transforms, resize
+from maskformer.data.transforms import RandomFlip, TransformedDataset, paper_transforms, resize
 from maskformer.training.config import TrainingConfig
 
 _SCALES = (0.75, 0.875, 1.0, 1.125, 1.25)
@@ -55,22 +57,19 @@ class Order:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         whole, parts = self.config.batch_size, self.config.accumulation
         size = whole // (self.world * parts)
-        epoch, places = -1, range(0)
         for step in range(self.first_step, self.config.steps):
             for part in range(parts):
                 start = step * whole + (part * self.world + self.rank) * size
-                chosen: list[tuple[int, int]] = []
-                for draw in range(start, start + size):
-                    if draw // self.num_images != epoch:
-                        epoch = draw // self.num_images
-                        places = self._places(epoch)
-                    chosen.append((int(places[draw % self.num_images]), draw))
-                yield chosen
+                yield [(self._image(draw), draw) for draw in range(start, start + size)]
 
-    def _places(self, epoch: int) -> Any:
-        if not self.config.shuffle:
-            return range(self.num_images)
-        return np.random.default_rng([self.config.seed, epoch]).permutation(self.num_images)
+    def _image(self, draw: int) -> int:
+        epoch, place = divmod(draw, self.num_images)
+        return int(_shuffled(self.config.seed, epoch, self.num_images)[place]) if self.config.shuffle else place
+
+
+@functools.lru_cache(maxsize=1)
+def _shuffled(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,17 @@ def fit_sizes(config: TrainingConfig, dataset: SegmentationDataset) -> TrainingC
 class _Draws(TransformedDataset):
     """The data set as the steps of a training see it: small pictures first, if that is wanted."""
 
-    def __init__(self, dataset: SegmentationDataset, config: TrainingConfig, transform: Transform | None) -> None:
-        super().__init__(dataset, transform or build_transform(config), config.seed)
+    def __init__(self, dataset: SegmentationDataset, config: TrainingConfig) -> None:
+        assert config.min_sizes is not None, "fit_sizes comes first"
+        paper = paper_transforms(
+            config.min_sizes,
+            config.max_size,
+            config.crop_size,
+            config.crop_kind,
+            config.single_category_max_area,
+            config.distort_colors,
+        )
+        super().__init__(dataset, paper, config.seed)
         self.config = config
         self.small = dataset.sized(config.early_size) if isinstance(dataset, SceneDataset) else dataset
 
@@ -128,11 +136,8 @@ class _Draws(TransformedDataset):
         (index, draw), config = key, self.config
         is_early = draw // config.batch_size < config.early_share * config.steps
         sample = (self.small if is_early else self.dataset)[index]
-        rng = np.random.default_rng([self.seed, draw, index])
-        if config.augmentation == "mirror":
-            sample = RandomFlip(chance=draw % 2)(sample, rng)
-        else:
-            sample = self.transform(sample, rng)
+        transform = RandomFlip(chance=draw % 2) if config.augmentation == "mirror" else self.transform
+        sample = transform(sample, np.random.default_rng([self.seed, draw, index]))
         shares = [wanted / edge for wanted, edge in zip(config.early_size, sample.size, strict=True)]
         if not is_early or min(shares) >= 1:
             return sample
@@ -140,24 +145,9 @@ class _Draws(TransformedDataset):
         return resize(sample, (height, width)).without_empty()
 
 
-def build_transform(config: TrainingConfig) -> Transform:
-    """The augmentation that the settings describe."""
-    assert config.min_sizes is not None, "fit_sizes comes first"
-    return paper_transforms(
-        config.min_sizes,
-        config.max_size,
-        config.crop_size,
-        config.crop_kind,
-        config.single_category_max_area,
-        config.distort_colors,
-    )
-
-
-def build_loader(
-    dataset: SegmentationDataset, config: TrainingConfig, collate: Any, order: Order, transform: Transform | None = None
-) -> DataLoader[Any]:
-    """All micro-batches of one process, in order; `transform` replaces the augmentation of the settings."""
-    draws: Any = _Draws(dataset, config, transform)
+def build_loader(dataset: SegmentationDataset, config: TrainingConfig, collate: Any, order: Order) -> DataLoader[Any]:
+    """All micro-batches of one process, in order."""
+    draws: Any = _Draws(dataset, config)
     return DataLoader(
         draws,
         batch_sampler=order,  # pyright: ignore[reportArgumentType]  # pairs, where torch thinks of numbers

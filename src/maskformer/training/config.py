@@ -115,7 +115,7 @@ class TrainingConfig(BaseModel):
     workers: int = Field(2, ge=0, description="processes that read data, per training process")
     push_to_hub: str | None = Field(None, description="repository on the hub that the final model is uploaded to")
     private: bool = Field(False, description="whether that repository, if it is new, is private")
-    device: str | None = Field(None, description="cpu, or by default the GPU if there is one")
+    device: Literal["cpu", "cuda"] | None = Field(None, description="by default the GPU if there is one")
     sharded: bool = Field(False, description="share weights and optimizer out to the processes of torchrun (FSDP2)")
 
     @model_validator(mode="after")

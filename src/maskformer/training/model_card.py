@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
+from maskformer.checkpoints.unpickling import first_line
 from maskformer.data.dataset import SegmentationDataset
 from maskformer.training.config import TrainingConfig
 from maskformer.training.recipes import resolve
@@ -18,14 +19,13 @@ from maskformer.training.recipes import resolve
 _SHOWN_CLASSES = 200
 
 
-def build_card(
-    config: TrainingConfig, dataset: SegmentationDataset, metrics: dict[str, Any], step: int, model_name: str
-) -> ModelCard:
+def build_card(config: TrainingConfig, dataset: SegmentationDataset, metrics: dict[str, Any], step: int) -> ModelCard:
     """The card of a model after `step` steps; `metrics` of its last evaluation, in percent, may be empty.
 
     Of files and directories it names the last part alone: the rest is nobody's business.
     """
     numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    model_name = (config.push_to_hub or "").rpartition("/")[2] or config.out.resolve().name
     data_name, start = _name(config.data), config.model or config.network or "small"
     results = [
         EvalResult("image-segmentation", dataset.layout, data_name, name, value, dataset_split=config.eval_split)
@@ -54,7 +54,7 @@ def build_card(
         *("## Data", "", f"`{data_name}` ({dataset.layout}, split {config.split}): {len(dataset)} images of"),
         *(f"{len(names)} classes: {', '.join(names[:_SHOWN_CLASSES])}{more}.", ""),
         *("## Training", "", f"{step} of {config.steps} steps of the recipe `{config.recipe}`, from {origin}."),
-        *("", *(f"- `{name}`: {_shown(getattr(config, name))}" for name in changed), ""),
+        *("", *(f"- `{name}`: {_name(getattr(config, name))}" for name in changed), ""),
         *("## Evaluation", "", *_table(numbers, config), ""),
         *("## Versions", "", f"maskformer {version('maskformer')}, torch {torch.__version__}, transformers"),
         f"{version('transformers')}, Python {sys.version.split()[0]}.",
@@ -76,7 +76,7 @@ def check_hub(config: TrainingConfig) -> None:
     except Exception as error:  # of the network, of the hub or of a missing token: the kinds change with its versions
         raise ValueError(
             f"push_to_hub {config.push_to_hub} cannot work: the hub does not say who is logged in "
-            f"({_first_line(error)}); log in with `hf auth login`, or train without it and upload later"
+            f"({first_line(error)}); log in with `hf auth login`, or train without it and upload later"
         ) from error
     owner = config.push_to_hub.rpartition("/")[0]
     may = [who["name"], *(each["name"] for each in who.get("orgs", []))]
@@ -104,7 +104,7 @@ def push(config: TrainingConfig, directory: Path) -> str:
     except Exception as error:  # as above
         raise ValueError(
             f"the model is whole in {directory}, but could not be uploaded to {config.push_to_hub} "
-            f"({_first_line(error)}): the same command with --resume tries it again"
+            f"({first_line(error)}): the same command with --resume tries it again"
         ) from error
     return f"uploaded to {repository}"
 
@@ -128,13 +128,6 @@ def _table(numbers: dict[str, Any], config: TrainingConfig) -> list[str]:
     return [f"On the split {config.eval_split}{some}, in percent:", "", "| metric | value |", "|---|---|", *rows]
 
 
-def _name(text: str) -> str:
-    return Path(text).resolve().name if Path(text).expanduser().exists() else text
-
-
-def _shown(value: Any) -> Any:
-    return _name(value) if isinstance(value, str) else value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def _name(value: Any) -> Any:
+    """Of a path the last part; all else as it is."""
+    return Path(value).resolve().name if isinstance(value, str) and Path(value).expanduser().exists() else value

@@ -8,8 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
-from maskformer.checkpoints.loading import load_model, model_class, resolve_checkpoint
+from maskformer.checkpoints.loading import (
+    architecture_of,
+    load_config,
+    load_model,
+    mismatched_weights,
+    model_class,
+    resolve_checkpoint,
+)
 from maskformer.checkpoints.zoo import find_in_zoo
 from maskformer.configuration import MaskFormerConfig
 from maskformer.data.dataset import SegmentationDataset
@@ -18,11 +26,9 @@ from maskformer.training.backbone_weights import load_backbone
 from maskformer.training.config import TrainingConfig
 from maskformer.training.recipes import small_network
 
-_DEFAULT_CLASS = "MaskFormerForInstanceSegmentation"
-
 
 def build_network(config: TrainingConfig, dataset: SegmentationDataset) -> tuple[Any, list[str]]:
-    """The network for the classes of the data, in training mode, and sentences about where its weights come from.
+    """The network for the classes of the data, and sentences about where its weights come from.
 
     Raises:
         ValueError: no such checkpoint or architecture, or one that cannot learn the task.
@@ -45,17 +51,24 @@ def build_network(config: TrainingConfig, dataset: SegmentationDataset) -> tuple
     if config.gradient_checkpointing:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    return model.train(), told
+    return model, told
+
+
+def set_learning(model: Any, config: TrainingConfig) -> None:
+    """Training mode, in which a backbone out of a checkpoint, or a frozen one, normalises with the statistics it has.
+
+    Those of a small batch of few pictures are worse: with them, a model that fits already is spoilt by training on.
+    """
+    model.train()
+    if config.model is not None or config.freeze_backbone:
+        for module in encoder_of(model).modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
 
 
 def class_fields(config: TrainingConfig, dataset: SegmentationDataset) -> dict[str, Any]:
     """What the configuration of the network says of the data's classes and of the loss."""
     labels = dataset.id2label
-    if config.class_weights is not None and len(config.class_weights) != len(labels):
-        raise ValueError(
-            f"class_weights has {len(config.class_weights)} entries but the data has {len(labels)} classes: give one "
-            "weight per class, in the order of `maskformer data check`"
-        )
     return {
         "id2label": labels,
         "label2id": {name: label for label, name in labels.items()},
@@ -72,8 +85,8 @@ def build_processor(config: TrainingConfig, dataset: SegmentationDataset) -> Mas
     colors: dict[str, Any] = {}
     if config.model is not None:
         try:
-            first = MaskFormerImageProcessor.from_pretrained(resolve_checkpoint(config.model))
-            colors = {name: value for name, value in first.to_dict().items() if name in ("image_mean", "image_std")}
+            first: Any = MaskFormerImageProcessor.from_pretrained(resolve_checkpoint(config.model))
+            colors = {"image_mean": first.image_mean, "image_std": first.image_std}
         except OSError:
             pass  # a model without a processor was trained with ImageNet's, as all published ones
     return MaskFormerImageProcessor(
@@ -95,57 +108,40 @@ def encoder_of(model: Any) -> Any:
 
 
 def _from_architecture(name: str, fields: dict[str, Any]) -> Any:
-    num_labels = len(fields["id2label"])
     if name == "small":
-        config = MaskFormerConfig(**{**small_network(), **fields})
+        config = MaskFormerConfig(**small_network(), **fields)
+    elif find_in_zoo(name) is None:
+        raise ValueError(f"there is no network {name!r}: choose small or a model of `maskformer zoo`")
     else:
-        entry = find_in_zoo(name)
-        if entry is None:
-            raise ValueError(f"there is no network {name!r}: choose small or a model of `maskformer zoo`")
-        config = MaskFormerConfig.from_zoo(name, num_labels=num_labels)
-        config = _with_classes(type(config), config.to_dict(), fields)
-    architecture = (config.architectures or [_DEFAULT_CLASS])[0]
-    return model_class(architecture)(config)
+        config = _with_classes(MaskFormerConfig.from_zoo(name), fields)
+    return model_class(architecture_of(config))(config)
 
 
 def _from_checkpoint(name: str, fields: dict[str, Any]) -> tuple[Any, list[str]]:
-    try:
-        found, _ = MaskFormerConfig.get_config_dict(resolve_checkpoint(name))
-    except OSError:
-        found = {}  # load_model tells what is wrong
-    architecture = (found.get("architectures") or [_DEFAULT_CLASS])[0]
-    if not found or found.get("model_type") != MaskFormerConfig.model_type:
-        load_model(name)
-    cls: Any = model_class(architecture)
-    config = _with_classes(cls.config_class, dict(found), fields)
-    config.architectures = [architecture]
-    loaded: Any = load_model(
-        name, config=config, ignore_mismatched_sizes=True, output_loading_info=True, dtype=torch.float32
-    )
-    model, info = loaded
-    anew = sorted({str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]})
-    lost = sorted(set(info["missing_keys"]) - set(anew))
-    if lost:
-        raise ValueError(
-            f"the checkpoint {name} lacks {len(lost)} weights of a {architecture}, {lost[0]!r} for one: it was made "
-            "for another architecture"
-        )
-    return model, [f"starting from {name}", *_told(anew, found, fields["id2label"])]
+    before = load_config(name)
+    model, info = load_model(
+        name,
+        config=_with_classes(before, fields),
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        dtype=torch.float32,
+    )  # pyright: ignore[reportGeneralTypeIssues]  # a pair, for this one option
+    return model, [f"starting from {name}", _kept(mismatched_weights(info), before, fields["id2label"])]
 
 
-def _with_classes(cls: Any, found: dict[str, Any], fields: dict[str, Any]) -> Any:
-    """The configuration `found` with other classes; a baseline+ has a query for each."""
-    found = {key: value for key, value in found.items() if key not in ("num_labels", "model_type")}
-    if (found.get("architectures") or [""])[0] == "PerPixelBaselinePlus":
+def _with_classes(config: MaskFormerConfig, fields: dict[str, Any]) -> MaskFormerConfig:
+    """The configuration with other classes; a baseline+ has a query for each."""
+    found = {key: value for key, value in config.to_dict().items() if key not in ("num_labels", "model_type")}
+    if architecture_of(config) == "PerPixelBaselinePlus":
         found["decoder_config"] = {**found["decoder_config"], "num_queries": len(fields["id2label"])}
-    return cls(**{**found, **fields})
+    return type(config)(**{**found, **fields})
 
 
-def _told(anew: list[str], found: dict[str, Any], labels: dict[int, str]) -> list[str]:
+def _kept(anew: list[str], config: MaskFormerConfig, labels: dict[int, str]) -> str:
     """What was started anew, or which kept outputs now mean other classes."""
-    before = [str(name) for _, name in sorted((int(key), name) for key, name in (found.get("id2label") or {}).items())]
+    before = [name for _, name in sorted((config.id2label or {}).items())]
     if anew:
-        return [f"{len(labels)} classes instead of {len(before)}: started anew are {', '.join(anew)}; all else is kept"]
-    if before and before != list(labels.values()):
-        return [f"the {len(labels)} class outputs fit and are kept, but are called differently than in the checkpoint"]
-    return ["every weight is kept"]
+        return f"{len(labels)} classes instead of {len(before)}: started anew are {', '.join(anew)}; all else is kept"
+    if before != list(labels.values()):
+        return f"the {len(labels)} class outputs fit and are kept, but are called differently than in the checkpoint"
+    return "every weight is kept"

@@ -10,6 +10,7 @@ import json
 import resource
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,7 @@ class RunLog:
         """A step is done."""
         if not self.is_first:
             return
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._record(row)
         self._bar.update(self._task, completed=row["step"])
         if row["step"] % self.config.log_every and row["step"] != self.config.steps:
             return
@@ -75,23 +75,31 @@ class RunLog:
         """An evaluation is done."""
         if not self.is_first:
             return
-        self._file.write(json.dumps({"step": step, "metrics": metrics}) + "\n")
-        self._file.flush()
+        self._record({"step": step, "metrics": metrics})
         numbers = {f"eval/{name}": value for name, value in metrics.items() if isinstance(value, int | float)}
         self.accelerator.log(numbers, step=step)
         shown = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items() if isinstance(value, float))
         self.tell(f"step {step}: {shown or 'nothing to count'}")
 
-    def picture(self, step: int, number: int, picture: Any) -> None:
-        """A sample prediction, as a PNG file and to the trackers that take pictures."""
-        folder = self.config.out / "pictures"
-        folder.mkdir(exist_ok=True)
-        picture.save(folder / f"step-{step:08}-{number}.png")
-        for tracker in self.accelerator.trackers:
-            if hasattr(tracker, "log_images"):
-                pixels = np.asarray(picture.convert("RGB"))[None]  # [1, H, W, 3]
-                extra = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                tracker.log_images({f"prediction/{number}": pixels}, step=step, **extra)
+    def _record(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def pictures(self, step: int, dataset: Any, segmenter: Any) -> None:
+        """What the model sees in the first images, as PNG files and to the trackers that take pictures."""
+        if not self.is_first:
+            return
+        images = [dataset[index].image for index in range(min(self.config.pictures, len(dataset)))]
+        for number, (image, result) in enumerate(zip(images, segmenter.stream(images, dataset.task), strict=True)):
+            picture = result.overlay(image)
+            path = self.config.out / "pictures" / f"step-{step:08}-{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            picture.save(path)
+            for tracker in self.accelerator.trackers:
+                if hasattr(tracker, "log_images"):
+                    pixels = np.asarray(picture.convert("RGB"))[None]  # [1, H, W, 3]
+                    extra = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                    tracker.log_images({f"prediction/{number}": pixels}, step=step, **extra)
 
     def close(self) -> None:
         """Ends the line and the file."""
@@ -108,20 +116,12 @@ def memory_mb() -> float:
     return used / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def sample_pictures(evaluation_set: Any, segmenter: Any, task: str, count: int) -> list[Any]:
-    """The first images of a data set with what the model sees in them."""
-    images = [evaluation_set[index].image for index in range(min(count, len(evaluation_set)))]
-    return [result.overlay(image) for image, result in zip(images, segmenter.stream(images, task), strict=True)]
-
-
 def default_trackers(config: TrainingConfig) -> list[str]:
     """The trackers asked for; by default TensorBoard, if it is installed.
 
     Raises:
         ValueError: Accelerate does not know one, or its package is not installed.
     """
-    from importlib.util import find_spec
-
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     if config.trackers is None:

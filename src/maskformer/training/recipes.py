@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,20 @@ from maskformer.training.config import TrainingConfig, build_config, read_settin
 
 Fields = dict[str, Any]
 
+# Settings that are called the same in the zoo.
+_SAME_NAMES = (
+    *("weight_decay", "weight_decay_norm", "weight_decay_embed", "backbone_multiplier", "poly_power", "gamma"),
+    *("deep_supervision", "single_category_max_area"),
+)
+
 
 def small() -> Fields:
-    """Own data of some dozens to thousands of pictures, from a checkpoint: the defaults of `TrainingConfig`.
+    """Own data of some dozens to thousands of pictures, from a checkpoint: half the usual learning rate.
 
     Shorter than a published training, with a warm-up because the class predictor is new, and with scales and sizes
     taken from the pictures. Clipping at a norm of 0.01 is the paper's: AdamW undoes the scale, so it evens out steps.
     """
-    bundled = resources.files("maskformer.checkpoints").joinpath("bundled", "scenes", "config.json").is_file()
-    start = {"model": "scenes"} if bundled else {"network": "small"}
-    return {"recipe": "small", "warm_up_steps": 100, "distort_colors": True, **start}
+    return {"recipe": "small", "model": "scenes", "learning_rate": 5e-5, "warm_up_steps": 100, "distort_colors": True}
 
 
 def scenes() -> Fields:
@@ -79,24 +82,19 @@ def published(entry: ZooEntry) -> Fields:
         "batch_size": entry["batch"],
         "reference_batch": entry["batch"],
         "learning_rate": entry["lr"],
-        "backbone_multiplier": entry["backbone_multiplier"],
-        **{name: entry[name] for name in ("weight_decay", "weight_decay_norm", "weight_decay_embed")},
+        **{name: entry[name] for name in _SAME_NAMES},
         "clip_norm": entry["clip_grad_norm_full_model"],
         "schedule": {"WarmupPolyLR": "poly", "WarmupMultiStepLR": "steps"}[entry["schedule"]],
-        "poly_power": entry["poly_power"],
         "final_share": entry["poly_constant_ending"],
-        "gamma": entry["gamma"],
         # A milestone behind the end of the training, as poly configurations carry, is none.
         "milestones": [step / steps for step in entry["steps"] if step < steps],
         "warm_up_steps": entry["warmup_iters"],
         "warm_up_factor": entry["warmup_factor"],
-        "deep_supervision": entry["deep_supervision"],
         "leave_out_ignored": False,  # in the authors' loss, ignored pixels are outside of every mask
         "min_sizes": list(entry["min_size_train"]),
         "max_size": entry["max_size_train"],
         "crop_size": None if crop is None else tuple(crop),
         "crop_kind": entry["crop_type"],
-        "single_category_max_area": entry["single_category_max_area"],
         "distort_colors": entry["color_aug_ssd"],
         "test_size": entry["min_size_test"],
         "test_max_size": entry["max_size_test"],

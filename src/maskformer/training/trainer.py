@@ -12,15 +12,16 @@ import io
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import distributed
+from torch import Tensor
 
+from maskformer.checkpoints.writing import written_whole
 from maskformer.data.check import refuse_wrong_data
 from maskformer.data.collate import Collate
 from maskformer.data.dataset import SegmentationDataset
@@ -31,13 +32,13 @@ from maskformer.explanations import explained
 from maskformer.inference import Segmenter
 from maskformer.training.average import AveragedWeights
 from maskformer.training.batches import Order, PixelCollate, build_loader, fit_sizes, open_evaluation_set
-from maskformer.training.checkpointing import Checkpoints, write_directory
+from maskformer.training.checkpointing import latest_checkpoint, read_state, save_checkpoint
 from maskformer.training.config import TrainingConfig, build_config, read_settings
 from maskformer.training.model_card import build_card, check_hub, push
-from maskformer.training.network import build_network, build_processor, is_per_pixel
-from maskformer.training.objective import TERMS, Batch, build_objective
+from maskformer.training.network import build_network, build_processor, is_per_pixel, set_learning
+from maskformer.training.objective import Batch, build_objective
 from maskformer.training.optimizer import build_optimizer, rate_line, set_rate
-from maskformer.training.progress import RunLog, default_trackers, prepare_directory, sample_pictures
+from maskformer.training.progress import RunLog, default_trackers, prepare_directory
 from maskformer.training.sharding import restore_optimizer, shard, unsharded, whole
 
 
@@ -74,34 +75,37 @@ def train(config: TrainingConfig, resume: bool = False) -> Outcome:
         True
     """
     accelerator = _accelerator(config)
-    with _first_process_decides(accelerator):
+    with _all_or_none():
         prepare_directory(config.out, resume)
         if accelerator.is_main_process:
             check_hub(config)
     dataset = open_dataset(config.data, config.split, config.format, config.task)
-    with _first_process_decides(accelerator):
-        report = None if resume else refuse_wrong_data(dataset, config.check_images)
-        evaluation_set = None if resume else open_evaluation_set(config)
+    if resume:
+        return Trainer(fit_sizes(_continued(config), dataset), accelerator, dataset, resume).run()
+    with _all_or_none():
+        report = refuse_wrong_data(dataset, config.check_images)
+        evaluation_set = open_evaluation_set(config)
         if evaluation_set is not None:  # rather now than in the middle of the training
             refuse_wrong_data(evaluation_set, config.check_images)
-    told: list[str] = []
-    if resume:
-        before = build_config(read_settings(config.out / "config.yaml"))
-        config = config.model_copy(update={"min_sizes": before.min_sizes, "test_size": before.test_size})
-        changed = before.changes(config)
-        if changed:
-            name = changed[0]
-            raise ValueError(
-                f"{name} was {getattr(before, name)} and is now {getattr(config, name)}: a run is resumed with the "
-                "settings it was started with; leave the option out, or start another run"
-            )
-    elif report is not None:
-        told += [f"note: {finding.message}" for finding in report.findings[:5]]
-    config = fit_sizes(config, dataset)
-    trainer = Trainer(config, accelerator, dataset, resume)
-    if report is not None and report.most_targets > (queries := trainer.network.config.decoder_config.num_queries):
-        told.append(f"note: an image has {report.most_targets} targets but the network {queries} queries")
-    return trainer.run(told)
+    trainer = Trainer(fit_sizes(config, dataset), accelerator, dataset)
+    notes = [finding.message for finding in report.findings[:5]]
+    if report.most_targets > (queries := trainer.network.config.decoder_config.num_queries):
+        notes.append(f"an image has {report.most_targets} targets but the network {queries} queries")
+    return trainer.run([f"note: {note}" for note in notes])
+
+
+def _continued(config: TrainingConfig) -> TrainingConfig:
+    """The settings of a run that is resumed, with the sizes that it found."""
+    before = build_config(read_settings(config.out / "config.yaml"))
+    config = config.model_copy(update={"min_sizes": before.min_sizes, "test_size": before.test_size})
+    changed = before.changes(config)
+    if changed:
+        name = changed[0]
+        raise ValueError(
+            f"{name} was {getattr(before, name)} and is now {getattr(config, name)}: a run is resumed with the "
+            "settings it was started with; leave the option out, or start another run"
+        )
+    return config
 
 
 class Trainer:
@@ -112,27 +116,21 @@ class Trainer:
         accelerator: Accelerate's, without mixed precision or accumulation of its own.
         dataset: what to train on.
         resume: go on from the latest checkpoint, if there is one.
-        transform: replaces the augmentation of the settings.
     """
 
     def __init__(
-        self,
-        config: TrainingConfig,
-        accelerator: Any,
-        dataset: SegmentationDataset,
-        resume: bool = False,
-        transform: Any = None,
+        self, config: TrainingConfig, accelerator: Any, dataset: SegmentationDataset, resume: bool = False
     ) -> None:
         self.config, self.accelerator, self.dataset = config, accelerator, dataset
-        self.checkpoints = Checkpoints(config.out, config.keep)
-        latest = self.checkpoints.latest() if resume else None
+        latest = latest_checkpoint(config.out) if resume else None
         first = config if latest is None else config.model_copy(update={"model": str(latest)})
         self.processor = build_processor(first, dataset)
         self.network, self.told = build_network(first, dataset)
+        set_learning(self.network, config)  # of the run, whatever checkpoint it goes on from
         self.network.to(accelerator.device)
         if config.compile:
             getattr(self.network, "model", self.network).compile()
-        self.objective = build_objective(self.network, accelerator.device)
+        self.objective = build_objective(self.network, accelerator)
         self.sharded = config.sharded and accelerator.num_processes > 1
         if self.sharded:
             shard(self.network, accelerator.device)
@@ -146,12 +144,12 @@ class Trainer:
         self.metrics: dict[str, Any] = {}
         self.stopping = self._told_to_stop = False
         if latest is not None:
-            self._restore(self.checkpoints.state(latest))
+            self._restore(read_state(latest))
         order = Order(len(dataset), config, self.done, accelerator.process_index, accelerator.num_processes)
-        self.batches = iter(build_loader(dataset, config, self._collate(), order, transform))
+        self.batches = iter(build_loader(dataset, config, self._collate(), order))
 
-    def run(self, told: list[str] | None = None) -> Outcome:
-        """Train to the end, or until SIGTERM or Ctrl-C, which save and return."""
+    def run(self, notes: Sequence[str] = ()) -> Outcome:
+        """Train to the end, or until SIGTERM or Ctrl-C, which save and return; `notes` are told first."""
         config, accelerator = self.config, self.accelerator
         if accelerator.is_main_process:
             config.out.mkdir(parents=True, exist_ok=True)
@@ -161,19 +159,23 @@ class Trainer:
             accelerator.init_trackers("tracking", config={k: str(v) for k, v in config.model_dump().items()})
         log = RunLog(accelerator, config, self.done)
         try:
-            for sentence in [*(told or []), *self.told, rate_line(config)]:
+            count = accelerator.num_processes
+            place = f"computing on {accelerator.device}" + (f", one of {count} processes" if count > 1 else "")
+            for sentence in [*notes, *self.told, place, rate_line(config)]:
                 log.tell(sentence)
             with self._stopped_by_signals():
                 while self.done < config.steps and not self.stopping:
                     self._advance(log)
+            model = None
             if self.done < config.steps:
                 log.tell(f"stopped after step {self.done} of {config.steps}; --resume goes on")
-                return Outcome(self.done, config.steps, None, self.metrics, self.skipped)
-            self._export(config.out / "model", config.saved_precision == "float16")
-            log.tell(f"done: {config.out / 'model'}")
-            if config.push_to_hub and accelerator.is_main_process:
-                log.tell(push(config, config.out / "model"))
-            return Outcome(self.done, config.steps, config.out / "model", self.metrics, self.skipped)
+            else:
+                model = config.out / "model"
+                self._export(model, config.saved_precision == "float16")
+                log.tell(f"done: {model}")
+                if config.push_to_hub and accelerator.is_main_process:
+                    log.tell(push(config, model))
+            return Outcome(self.done, config.steps, model, self.metrics, self.skipped)
         finally:
             log.close()
             if accelerator.log_with:
@@ -213,8 +215,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         values = self._gradients(batches)
         limit = self.config.clip_norm or math.inf
-        norm = float("nan") if values is None else float(whole(torch.nn.utils.clip_grad_norm_(self.learnt, limit)))
-        good = values is not None and math.isfinite(norm)
+        norm = math.nan if values is None else float(whole(torch.nn.utils.clip_grad_norm_(self.learnt, limit)))
+        good = math.isfinite(norm)
         if good:
             self.optimizer.step()
             if self.average is not None:
@@ -222,45 +224,40 @@ class Trainer:
         self.skipped += not good
         self.bad_in_a_row = 0 if good else self.bad_in_a_row + 1
         self.done += 1
-        names = ("loss", *(TERMS if self.objective.terms else ()))
-        shown = {name: value for name, value in zip(names, values or (), strict=False) if math.isfinite(value)}
+        shown = {name: value for name, value in (values or {}).items() if math.isfinite(value)}
         # JSON knows no NaN
         return {"step": self.done, **shown, "lr": rate, "grad_norm": norm if good else None, "skipped": self.skipped}
 
-    def _gradients(self, batches: list[Batch]) -> list[float] | None:
+    def _gradients(self, batches: list[Batch]) -> dict[str, float] | None:
         """Adds up the gradients of all micro-batches; the batch's loss and terms, or None if they are not finite."""
         divisor: Any = self.objective.divisor(batches)
-        device = self.accelerator.device
-        totals = torch.zeros(1 + len(TERMS), dtype=torch.float64, device=device)
+        names = ("loss", *self.objective.names)
+        totals = torch.zeros(len(names), dtype=torch.float64, device=self.accelerator.device)
         for place, batch in enumerate(batches):
             is_last = place == len(batches) - 1
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 loss = self._loss(batch, divisor)
-                bad = loss is None or not bool(torch.isfinite(loss))
-                if self._anywhere(bad):
+                if self._anywhere(not bool(torch.isfinite(loss))):
                     return None  # nobody goes backward, so nobody waits for another's gradients
-                assert loss is not None, "else it is bad"
                 self.accelerator.backward(loss)
-            terms = self.objective.terms.values() or [loss.new_zeros(())] * len(TERMS)
-            totals += torch.stack([loss.detach(), *terms]).to(totals)
-        if self.accelerator.num_processes > 1:
-            distributed.all_reduce(totals)
-        return (totals / self.accelerator.num_processes).tolist()
+            totals += torch.stack([loss.detach(), *self.objective.terms.values()]).to(totals)
+        return dict(zip(names, self.accelerator.reduce(totals, "mean").tolist(), strict=True))
 
-    def _loss(self, batch: Batch, divisor: Any) -> Any:
+    def _loss(self, batch: Batch, divisor: Any) -> Tensor:
+        from accelerate.utils import send_to_device
+
         device = self.accelerator.device
+        moved: Any = send_to_device(batch, device, non_blocking=True, skip_keys="pixel_mask")  # which nobody reads
         try:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-                return self.objective.loss(self.model, batch, divisor, device)
+                return self.objective.loss(self.model, moved, divisor)
         except FloatingPointError:
-            return None
+            return torch.tensor(math.nan)
 
     def _anywhere(self, bad: bool) -> bool:
         """Whether any process says so; in passing, whether any was told to stop, so that all stop after one step."""
         flags = torch.tensor([bad, self._told_to_stop], dtype=torch.int32, device=self.accelerator.device)
-        if self.accelerator.num_processes > 1:
-            distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
-        anywhere, self.stopping = (bool(flag) for flag in flags.tolist())
+        anywhere, self.stopping = (count > 0 for count in self.accelerator.reduce(flags, "sum").tolist())
         return anywhere
 
     def _stop_compiling(self, error: RuntimeError) -> str:
@@ -278,15 +275,10 @@ class Trainer:
             return
         task: Any = self.evaluation_set.task
         with self._network_to_use() as network:
-            try:
-                segmenter = Segmenter(network, self.processor, task)
-                result = evaluate(segmenter, self.evaluation_set, task, Options(limit=self.config.eval_images))
-                if self.accelerator.is_main_process:
-                    pictures = sample_pictures(self.evaluation_set, segmenter, task, self.config.pictures)
-                    for number, picture in enumerate(pictures):
-                        log.picture(self.done, number, picture)
-            finally:
-                self.network.train()
+            segmenter = Segmenter(network, self.processor, task)
+            result = evaluate(segmenter, self.evaluation_set, task, Options(limit=self.config.eval_images))
+            log.pictures(self.done, self.evaluation_set, segmenter)
+        set_learning(self.network, self.config)
         self.metrics = dict(result.metrics)
         log.evaluation(self.done, self.metrics)
         first = next(iter(self.metrics.values()), None)
@@ -306,7 +298,7 @@ class Trainer:
         }
         network = unsharded(self.network, self.network.state_dict()) if self.sharded else self.network
         if self.accelerator.is_main_process:
-            self.checkpoints.save(self.done, lambda path: self._write(path, network), state)
+            save_checkpoint(self.config, self.done, lambda path: self._write(path, network), state)
         self.accelerator.wait_for_everyone()
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -321,18 +313,15 @@ class Trainer:
         """Writes the model to be used."""
         with self._network_to_use() as network:
             if self.accelerator.is_main_process:
-                saved = copy.deepcopy(network).half() if in_half else network
-                name = (self.config.push_to_hub or "").rpartition("/")[2] or self.config.out.resolve().name
-                card = build_card(self.config, self.dataset, self.metrics, self.done, name)
-                write_directory(path, lambda directory: self._write(directory, saved, card))
+                with written_whole(path) as partial:
+                    self._write(partial, copy.deepcopy(network).half() if in_half else network)
+                    build_card(self.config, self.dataset, self.metrics, self.done).save(partial / "README.md")
         self.accelerator.wait_for_everyone()
 
-    def _write(self, path: Path, network: Any, card: Any = None) -> None:
+    def _write(self, path: Path, network: Any) -> None:
         with contextlib.redirect_stderr(io.StringIO()):  # a bar per file, in the middle of ours
             network.save_pretrained(path)
         self.processor.save_pretrained(path)
-        if card is not None:
-            card.save(path / "README.md")
 
     @contextlib.contextmanager
     def _network_to_use(self) -> Iterator[Any]:
@@ -379,6 +368,8 @@ def _accelerator(config: TrainingConfig) -> Any:
     for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
         if os.environ.get(name, "false").lower() == "true":
             raise ValueError(f"{name} is set, but training shards by itself: start it without, and give --sharded True")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch sees no GPU: install torch for CUDA, or leave --device out")
     # The loop counts micro-batches, seeds and casts itself, whatever `accelerate launch` has set.
     options: dict[str, Any] = {"mixed_precision": "no", "gradient_accumulation_steps": 1}
     options |= {"log_with": default_trackers(config) or None, "project_dir": str(config.out)}
@@ -386,17 +377,15 @@ def _accelerator(config: TrainingConfig) -> Any:
 
 
 @contextlib.contextmanager
-def _first_process_decides(accelerator: Any) -> Iterator[None]:
+def _all_or_none() -> Iterator[None]:
     """Runs the block everywhere; an error of any process is an error of all, so that none is left waiting."""
+    from accelerate.utils import gather_object
+
     error: ValueError | None = None
     try:
         yield
     except ValueError as caught:
         error = caught
-    sentences: list[Any] = [str(error) if error else None]
-    if accelerator.num_processes > 1:
-        sentences = [None] * accelerator.num_processes
-        distributed.all_gather_object(sentences, str(error) if error else None)
-    first = next((sentence for sentence in sentences if sentence), None)
-    if first:
-        raise ValueError(first) from error
+    sentences: list[str] = gather_object([str(error)] if error else [])
+    if sentences:
+        raise ValueError(sentences[0]) from error

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.export import Dim
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoBackbone, MaskFormerSwinConfig, SwinConfig
 
 from maskformer.modeling.backbones import build_backbone
@@ -220,58 +219,6 @@ def test_hidden_dropout_follows_every_linear_layer() -> None:
     assert rates == [0.25] * (1 + 3 * 6)
 
 
-@pytest.mark.parametrize("use_reentrant", [False, True])
-def test_gradient_checkpointing(use_reentrant: bool, assert_same_gradients: Any, loss: Any) -> None:
-    plain, economical = build_backbone(tiny()), build_backbone(tiny())
-    economical.load_state_dict(plain.state_dict())
-    calls = 0
-
-    def counting(*args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return checkpoint(*args, use_reentrant=use_reentrant)
-
-    for module in economical.modules():
-        if hasattr(module, "gradient_checkpointing"):
-            module.gradient_checkpointing = True
-            module._gradient_checkpointing_func = counting
-    pixel_values = torch.randn(1, 3, 50, 70)
-    economical.eval()(pixel_values)
-    assert calls == 0
-    for backbone in (plain.train(), economical.train()):
-        loss(backbone(pixel_values)).backward()
-    assert calls == 6
-    assert_same_gradients(economical, plain)
-
-
-def test_bfloat16_and_autocast(assert_same_maps: Any, loss: Any) -> None:
-    backbone = build_backbone(tiny()).eval()
-    pixel_values = torch.randn(2, 3, 50, 70)
-    exact = backbone(pixel_values)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = backbone(pixel_values)
-    loss(mixed).backward()
-    assert_same_maps(tuple(each.float() for each in mixed), exact, 0.05)
-    low = backbone.to(torch.bfloat16)(pixel_values.to(torch.bfloat16))
-    assert all(each.dtype == torch.bfloat16 for each in low)
-    assert_same_maps(tuple(each.float() for each in low), exact, 0.05)
-
-
-# Of PyTorch's own making while it traces an autograd function.
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_compile_without_graph_breaks(assert_same_maps: Any, assert_same_gradients: Any, loss: Any) -> None:
-    plain, traced = (build_backbone(tiny(depths=[2, 1, 1, 1])) for _ in range(2))
-    traced.load_state_dict(plain.state_dict())
-    torch.compiler.reset()
-    compiled = torch.compile(traced, fullgraph=True, backend="aot_eager", dynamic=False)
-    pixel_values = torch.randn(2, 3, 50, 70)
-    expected, maps = plain(pixel_values), compiled(pixel_values)
-    assert_same_maps(maps.feature_maps, expected.feature_maps)
-    loss(expected).backward()
-    loss(maps).backward()
-    assert_same_gradients(traced, plain)
-
-
 def export(lower: bool) -> tuple[nn.Module, Any]:
     """A window of 7 covers the example's last map with one, larger pictures with several."""
     backbone = build_backbone(tiny(depths=[2, 1, 1, 1], window_size=7, use_absolute_embeddings=True)).eval()
@@ -310,8 +257,3 @@ def test_swin_configurations_of_both_names() -> None:
 def test_impossible_configurations(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_backbone(tiny(**changes))
-
-
-def test_images_with_other_channels() -> None:
-    with pytest.raises(ValueError, match=r"shape \(1, 4, 32, 32\), expected \[batch, 3, height, width\]"):
-        build_backbone(tiny())(torch.zeros(1, 4, 32, 32))

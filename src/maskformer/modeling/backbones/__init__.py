@@ -12,21 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoBackbone, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from maskformer.modeling.backbones.contract import (
-    NUM_MAPS,
-    FeatureMaps,
-    check_map_sizes,
-)
+from maskformer.modeling.backbones.contract import NUM_MAPS, check_map_sizes
 from maskformer.modeling.backbones.resnet import FrozenBatchNorm2d, LayerOptions, ResNetBackbone
 from maskformer.modeling.backbones.swin import BlockOptions, SwinBackbone
-
-__all__ = [
-    "build_backbone",
-    "FeatureMaps",
-    "SwinBackbone",
-    "ResNetBackbone",
-    "FrozenBatchNorm2d",
-]
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
 

@@ -7,7 +7,7 @@ h_i, w_i the image's size over `strides[i]`, rounded down or up.
 B batch, H W image, h_i w_i size of map i.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,12 +42,16 @@ def check_four_stages(name: str, **per_stage: tuple[int, ...]) -> None:
             )
 
 
-def check_image_channels(pixel_values: Tensor, num_channels: int) -> None:
-    """Raise a ValueError unless `pixel_values` is [B, num_channels, H, W]."""
-    if pixel_values.dim() != 4 or pixel_values.shape[1] != num_channels:
+def check_pixel_values(pixel_values: Any, num_channels: int) -> None:
+    """Raise a ValueError unless `pixel_values` is a tensor [B, num_channels, H, W]."""
+    # A list is what the processor gives without return_tensors="pt".
+    shape = list(pixel_values.shape) if isinstance(pixel_values, Tensor) else []
+    if len(shape) != 4 or shape[1] != num_channels:
+        kind = "nothing" if pixel_values is None else f"a {type(pixel_values).__name__}"
+        got = f"a tensor of shape {shape}" if isinstance(pixel_values, Tensor) else kind
         raise ValueError(
-            f"pixel_values has shape {tuple(pixel_values.shape)}, expected [batch, {num_channels}, height, width]: "
-            f"pass images with {num_channels} channels or set num_channels in the backbone's configuration."
+            f"pixel_values is {got}, expected [batch, {num_channels}, height, width]: prepare the images with "
+            'MaskFormerImageProcessor(...)(images, return_tensors="pt"), or set num_channels in backbone_config.'
         )
 
 

@@ -8,16 +8,16 @@ constants ("frozen") and, in the variant they call R101c, a stem of three 3x3 co
 B batch, H W image, h w size of a map, C channels.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from maskformer.kernels.dense import Conv2d
-from maskformer.modeling.backbones.contract import FeatureMaps, check_four_stages, check_image_channels
+from maskformer.modeling.backbones.contract import FeatureMaps, check_four_stages, check_pixel_values
+from maskformer.modeling.recomputation import Recomputing
 
 # DeepLabv3's "multi grid" for the blocks of the last stage, whose stride stays 32.
 MULTI_GRID = (1, 2, 4)
@@ -125,24 +125,7 @@ class ResNetBlock(nn.Module):
         return self.activation(residual)
 
 
-@contextmanager
-def kept_statistics(module: nn.Module) -> Generator[None]:
-    """Batch normalisation inside uses the batch's statistics, as in training, but the running ones stay as they are."""
-    norms = [each for each in module.modules() if isinstance(each, nn.BatchNorm2d | nn.SyncBatchNorm)]
-    before = [
-        (norm.momentum, norm.num_batches_tracked.clone()) for norm in norms if norm.num_batches_tracked is not None
-    ]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum = momentum
-            norm.num_batches_tracked = count
-
-
-class ResNetStage(nn.Module):
+class ResNetStage(Recomputing):
     """The residual layers of one resolution, the first of which changes size and channels; one dilation per layer."""
 
     def __init__(
@@ -152,36 +135,12 @@ class ResNetStage(nn.Module):
         first = ResNetBlock(in_channels, out_channels, stride, options, dilations[0])
         others = (ResNetBlock(out_channels, out_channels, 1, options, dilation) for dilation in dilations[1:])
         self.layers = nn.Sequential(first, *others)
-        # Both set by PreTrainedModel when checkpointing is switched on.
-        self.gradient_checkpointing = False
-        self._gradient_checkpointing_func: Callable[..., Tensor] | None = None
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, C_in, h, w] -> [B, C_out, h / stride, w / stride]."""
         for layer in self.layers:
-            if self.gradient_checkpointing and self.training and self._gradient_checkpointing_func is not None:
-                features = self._gradient_checkpointing_func(run_once_tracked(layer), features)
-            else:
-                features = layer(features)
+            features = self.run(layer, features)
         return features
-
-
-def run_once_tracked(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The layer as a function whose repetition (in a checkpointed backward pass) leaves running statistics alone.
-
-    Otherwise one training step would count its batch twice, and checkpointing would change the trained model.
-    """
-    ran = False
-
-    def run(features: Tensor) -> Tensor:
-        nonlocal ran
-        if not ran:
-            ran = True
-            return layer(features)
-        with kept_statistics(layer):
-            return layer(features)
-
-    return run
 
 
 class ResNetStem(nn.Module):
@@ -208,25 +167,10 @@ class ResNetStem(nn.Module):
         self.pooler = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        check_image_channels(pixel_values, self.num_channels)
+        check_pixel_values(pixel_values, self.num_channels)
         # All that follows keeps this layout: convolutions are a tenth faster in it on a CPU, and Swin's maps have it.
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         return self.pooler(self.embedder(pixel_values))
-
-
-class ResNetStages(nn.Module):
-    """The four stages, as a sequence: [B, C, h, w] -> four maps."""
-
-    def __init__(self, stages: Sequence[ResNetStage]) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList(stages)
-
-    def forward(self, features: Tensor) -> list[Tensor]:
-        maps: list[Tensor] = []
-        for stage in self.stages:
-            features = stage(features)
-            maps.append(features)
-        return maps
 
 
 class ResNetBackbone(nn.Module):
@@ -254,14 +198,19 @@ class ResNetBackbone(nn.Module):
         self.channels = list(hidden_sizes)
         self.strides = [4 * first_stride * 2**stage for stage in range(len(depths))]
         self.embedder = ResNetStem(num_channels, embedding_size, stem, options)
-        stages: list[ResNetStage] = []
+        stages = nn.ModuleList()
         for index, (depth, out_channels) in enumerate(zip(depths, hidden_sizes, strict=True)):
             in_channels = hidden_sizes[index - 1] if index > 0 else embedding_size
             dilated = stem == "deeplab" and index == len(depths) - 1
             dilations = MULTI_GRID[:depth] if dilated else (1,) * depth
             stages.append(ResNetStage(in_channels, out_channels, 2 if index > 0 else first_stride, dilations, options))
-        self.encoder = ResNetStages(stages)
+        self.encoder = nn.ModuleDict({"stages": stages})
 
     def forward(self, pixel_values: Tensor) -> FeatureMaps:
         """[B, 3, H, W] -> four maps [B, C_i, h_i, w_i], h_i = ceil(H / strides[i])."""
-        return FeatureMaps(*self.encoder(self.embedder(pixel_values)))
+        features = self.embedder(pixel_values)
+        maps: list[Tensor] = []
+        for stage in cast(nn.ModuleList, self.encoder["stages"]):
+            features = stage(features)
+            maps.append(features)
+        return FeatureMaps(*maps)

@@ -9,16 +9,18 @@ K heads, D = C / K.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskformer.kernels.dense import Linear
-from maskformer.modeling.backbones.contract import FeatureMaps, check_four_stages, check_image_channels
+from maskformer.modeling.backbones.contract import FeatureMaps, check_four_stages, check_pixel_values
 from maskformer.modeling.backbones.windows import WindowLayout, ceil_divide, from_windows, to_windows, window_layout
+from maskformer.modeling.recomputation import Recomputing
 
 # Added to a score to forbid it: the authors' value, finite, so that no softmax can meet a row of nothing but -inf.
 FORBIDDEN = -100.0
@@ -155,19 +157,6 @@ class WindowSelfAttention(nn.Module):
         return windows.reshape(shape).transpose(1, 2)  # [B, n * N, C] -> [B * n, K, N, D]
 
 
-class WindowAttention(nn.Module):
-    """Window attention and its output projection."""
-
-    def __init__(self, dim: int, num_heads: int, options: BlockOptions) -> None:
-        super().__init__()
-        self.self = WindowSelfAttention(dim, num_heads, options)
-        self.output = Dense(dim, dim, options.hidden_dropout)
-
-    def forward(self, tokens: Tensor, layout: WindowLayout, crosses: Tensor | None) -> Tensor:
-        """[B, h * w, C] -> [B, h * w, C]."""
-        return self.output(self.self(tokens, layout, crosses))
-
-
 class SwinBlock(nn.Module):
     """Window attention and MLP, each on a residual branch that stochastic depth may drop (arXiv 1603.09382)."""
 
@@ -176,14 +165,16 @@ class SwinBlock(nn.Module):
         self.drop_path = drop_path
         hidden = int(options.mlp_ratio * dim)
         self.layernorm_before = nn.LayerNorm(dim, eps=options.layer_norm_eps)
-        self.attention = WindowAttention(dim, num_heads, options)
+        attention = WindowSelfAttention(dim, num_heads, options)
+        self.attention = nn.ModuleDict({"self": attention, "output": Dense(dim, dim, options.hidden_dropout)})
         self.layernorm_after = nn.LayerNorm(dim, eps=options.layer_norm_eps)
         self.intermediate = Dense(dim, hidden, options.hidden_dropout, options.activation)
         self.output = Dense(hidden, dim, options.hidden_dropout)
 
     def forward(self, tokens: Tensor, layout: WindowLayout, crosses: Tensor | None) -> Tensor:
         """[B, h * w, C] -> [B, h * w, C], attending in the windows of `layout`."""
-        tokens = tokens + self._maybe_drop(self.attention(self.layernorm_before(tokens), layout, crosses))
+        attended = self.attention["self"](self.layernorm_before(tokens), layout, crosses)
+        tokens = tokens + self._maybe_drop(self.attention["output"](attended))
         plain = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
         if plain or tokens.device.type != "cpu":
             return tokens + self._maybe_drop(self._mlp(tokens))
@@ -223,7 +214,7 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(merged))
 
 
-class SwinStage(nn.Module):
+class SwinStage(Recomputing):
     """The blocks of one resolution, every second one with shifted windows, and the merging into the next."""
 
     def __init__(
@@ -233,9 +224,6 @@ class SwinStage(nn.Module):
         self.window_size = options.window_size
         self.blocks = nn.ModuleList(SwinBlock(dim, num_heads, rate, options) for rate in drop_path)
         self.downsample = PatchMerging(dim) if merges else None
-        # Both set by PreTrainedModel when checkpointing is switched on.
-        self.gradient_checkpointing = False
-        self._gradient_checkpointing_func: Callable[..., Tensor] | None = None
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """[B, h, w, C] -> the last block's tokens [B, h, w, C], and the next stage's [B, h / 2, w / 2, 2C]."""
@@ -245,38 +233,24 @@ class SwinStage(nn.Module):
         crosses = shifted.region[:, :, None] != shifted.region[:, None, :]  # [n, N, N]
         for index, block in enumerate(self.blocks):
             around = (straight, None) if index % 2 == 0 else (shifted, crosses)
-            if self.gradient_checkpointing and self.training and self._gradient_checkpointing_func is not None:
-                flat = self._gradient_checkpointing_func(block.__call__, flat, *around)
-            else:
-                flat = block(flat, *around)
+            flat = self.run(block, flat, *around)
         tokens = flat.view(tokens.shape)  # [B, h, w, C]
         return tokens, tokens if self.downsample is None else self.downsample(tokens)
 
 
-class PatchProjection(nn.Module):
-    """Cuts the image into patches, zeros filling the last ones, and projects each: [B, 3, H, W] -> [B, h, w, C]."""
-
-    def __init__(self, num_channels: int, embed_dim: int, patch_size: int) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        self.projection = nn.Conv2d(num_channels, embed_dim, kernel_size=patch_size, stride=patch_size)
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        check_image_channels(pixel_values, self.projection.in_channels)
-        bottom, right = (
-            ceil_divide(size, self.patch_size) * self.patch_size - size for size in pixel_values.shape[-2:]
-        )
-        patches = self.projection(F.pad(pixel_values, (0, right, 0, bottom)))
-        return patches.permute(0, 2, 3, 1)  # [B, C, h, w] -> [B, h, w, C]
-
-
 class PatchEmbeddings(nn.Module):
-    """Patches, normalised, with (optional) absolute position embeddings learned for a grid of patches."""
+    """Cuts the image into patches, zeros filling the last ones, projects and normalises each.
 
-    def __init__(self, projection: PatchProjection, position_grid: tuple[int, int] | None, dropout: float) -> None:
+    Position embeddings, where there is a grid of patches they are learned for, are absolute.
+    """
+
+    def __init__(
+        self, projection: nn.Conv2d, patch_size: int, position_grid: tuple[int, int] | None, dropout: float
+    ) -> None:
         super().__init__()
-        embed_dim = projection.projection.out_channels
-        self.patch_embeddings = projection
+        self.num_channels, embed_dim = projection.in_channels, projection.out_channels
+        self.patch_size = patch_size
+        self.patch_embeddings = nn.ModuleDict({"projection": projection})
         self.norm = nn.LayerNorm(embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.position_grid = position_grid
@@ -286,7 +260,12 @@ class PatchEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, h, w, C]."""
-        tokens = self.norm(self.patch_embeddings(pixel_values))
+        check_pixel_values(pixel_values, self.num_channels)
+        bottom, right = (
+            ceil_divide(size, self.patch_size) * self.patch_size - size for size in pixel_values.shape[-2:]
+        )
+        patches = self.patch_embeddings["projection"](F.pad(pixel_values, (0, right, 0, bottom)))
+        tokens = self.norm(patches.permute(0, 2, 3, 1))  # [B, C, h, w] -> [B, h, w, C]
         if self.position_embeddings is not None:
             tokens = tokens + self._positions(self.position_embeddings, tokens.shape[1], tokens.shape[2])
         return self.dropout(tokens)
@@ -300,38 +279,6 @@ class PatchEmbeddings(nn.Module):
         return F.interpolate(grid, (height, width), mode="bicubic", align_corners=False).permute(
             0, 2, 3, 1
         )  # [1, h, w, C]
-
-
-class SwinStages(nn.Module):
-    """The four stages, stochastic depth rising evenly from the first block to the last."""
-
-    def __init__(
-        self, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int], drop_path: float, options: BlockOptions
-    ) -> None:
-        super().__init__()
-        last = max(sum(depths) - 1, 1)
-        self.layers = nn.ModuleList()
-        for stage, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
-            first = sum(depths[:stage])
-            rates = [drop_path * block / last for block in range(first, first + depth)]
-            self.layers.append(SwinStage(embed_dim * 2**stage, heads, rates, stage < len(depths) - 1, options))
-
-
-class SwinModel(nn.Module):
-    """Patch embeddings and stages: [B, 3, H, W] -> four maps of tokens [B, h_i, w_i, C_i]."""
-
-    def __init__(self, embeddings: PatchEmbeddings, encoder: SwinStages) -> None:
-        super().__init__()
-        self.embeddings = embeddings
-        self.encoder = encoder
-
-    def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        tokens = self.embeddings(pixel_values)
-        outputs: list[Tensor] = []
-        for stage in self.encoder.layers:
-            output, tokens = stage(tokens)
-            outputs.append(output)
-        return outputs
 
 
 class SwinBackbone(nn.Module):
@@ -357,13 +304,24 @@ class SwinBackbone(nn.Module):
         check_four_stages("Swin", depths=tuple(depths), num_heads=tuple(num_heads))
         self.channels = [embed_dim * 2**stage for stage in range(len(depths))]
         self.strides = [patch_size * 2**stage for stage in range(len(depths))]
-        projection = PatchProjection(num_channels, embed_dim, patch_size)
-        embeddings = PatchEmbeddings(projection, position_grid, options.hidden_dropout)
-        self.model = SwinModel(embeddings, SwinStages(embed_dim, depths, num_heads, drop_path, options))
+        projection = nn.Conv2d(num_channels, embed_dim, kernel_size=patch_size, stride=patch_size)
+        embeddings = PatchEmbeddings(projection, patch_size, position_grid, options.hidden_dropout)
+        # Stochastic depth rises evenly from the first block to the last.
+        rates = [drop_path * block / max(sum(depths) - 1, 1) for block in range(sum(depths))]
+        stages = nn.ModuleList()
+        for stage, (dim, depth, heads) in enumerate(zip(self.channels, depths, num_heads, strict=True)):
+            first = sum(depths[:stage])
+            merges = stage < len(depths) - 1
+            stages.append(SwinStage(dim, heads, rates[first : first + depth], merges, options))
+        self.model = nn.ModuleDict({"embeddings": embeddings, "encoder": nn.ModuleDict({"layers": stages})})
         self.hidden_states_norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
 
     def forward(self, pixel_values: Tensor) -> FeatureMaps:
         """[B, 3, H, W] -> four maps [B, C_i, h_i, w_i], h_i = ceil(H / strides[i])."""
-        tokens: list[Tensor] = self.model(pixel_values)
-        normalised = [norm(each) for norm, each in zip(self.hidden_states_norms, tokens, strict=True)]
-        return FeatureMaps(*(each.permute(0, 3, 1, 2) for each in normalised))  # [B, h, w, C] -> [B, C, h, w]
+        tokens = self.model["embeddings"](pixel_values)
+        maps: list[Tensor] = []
+        stages = cast(nn.ModuleList, cast(nn.ModuleDict, self.model["encoder"])["layers"])
+        for stage, norm in zip(stages, self.hidden_states_norms, strict=True):
+            output, tokens = stage(tokens)
+            maps.append(norm(output).permute(0, 3, 1, 2))  # [B, h, w, C] -> [B, C, h, w]
+        return FeatureMaps(*maps)

@@ -1,0 +1,46 @@
+"""What is written appears whole or not at all."""
+
+import pytest
+
+from maskformer.checkpoints.writing import written_whole
+
+
+def fill(path, text: str, error: Exception | None = None) -> None:
+    path.write_text(text)
+    if error:
+        raise error
+
+
+def write(path, text: str, error: Exception | None = None) -> None:
+    with written_whole(path) as partial:
+        partial.mkdir()
+        fill(partial / "a", text, error)
+
+
+def test_directories(tmp_path) -> None:
+    write(tmp_path / "new" / "d", "old")
+    with pytest.raises(RuntimeError):
+        write(tmp_path / "new" / "d", "new", RuntimeError("killed"))
+    assert (tmp_path / "new" / "d" / "a").read_text() == "old"
+    write(tmp_path / "new" / "d", "new")
+    assert (tmp_path / "new" / "d" / "a").read_text() == "new"
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["d"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path) -> None:
+    for name in ("d", "d.partial", "d.old.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "b").write_text("left")
+    write(tmp_path / "d", "new")
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["d", "d/a"]
+
+
+def test_files(tmp_path) -> None:
+    for text in ("old", "new"):
+        with written_whole(tmp_path / "f") as partial:
+            fill(partial, text)
+        assert (tmp_path / "f").read_text() == text
+    with pytest.raises(OSError, match="disk full"), written_whole(tmp_path / "f") as partial:
+        fill(partial, "half", OSError("disk full"))
+    assert (tmp_path / "f").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
