@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from maskformer import MaskFormerConfig, MaskFormerImageProcessor, Segmenter, load_model
 from maskformer.cli import main
-from maskformer.explanations import SECTIONS, section_of
+from maskformer.explanations import SECTIONS, pages, section_of
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "maskformer"
@@ -76,6 +77,15 @@ def test_the_command_line_says_it_in_the_same_sentence(tmp_path: Path, capsys: p
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert said.endswith("(explained in docs/messages.md#data)\n")
+
+
+def test_the_pages_are_found_and_come_with_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (pages() / "messages.md").is_file()
+    assert main(["--help"]) == 0
+    assert str(pages()) in capsys.readouterr().out
+    packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert {f"docs/{section.partition('#')[0]}" for section in SECTIONS.values()} <= packed["force-include"].keys()
+    assert all(inside == f"maskformer/{page}" for page, inside in packed["force-include"].items())
 
 
 def test_errors_of_others_lead_nowhere() -> None:

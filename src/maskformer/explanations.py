@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -15,6 +16,7 @@ SECTIONS = {
     "maskformer.benchmark": "performance.md",
     "maskformer.checkpoints": "messages.md#checkpoints",
     "maskformer.cli": "index.md",
+    "maskformer.cli.train": "training.md",
     "maskformer.configuration": "messages.md#configuration",
     "maskformer.data": "messages.md#data",
     "maskformer.data.classes": "data.md#a-class-list",
@@ -35,10 +37,16 @@ SECTIONS = {
     "maskformer.processing.preprocessing": "messages.md#segmentation-maps",
     "maskformer.results": "messages.md#results",
     "maskformer.serving": "deployment.md",
-    "maskformer.tiling": "evaluation.md",
+    "maskformer.tiling": "deployment.md#large-pictures",
     "maskformer.training": "messages.md#training",
     "maskformer.visualization": "messages.md#results",
 }
+
+
+def pages() -> Path:
+    """Where docs/ is: in the installed package, or in the clone."""
+    installed = Path(__file__).parent / "docs"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "docs"
 
 
 def section_of(error: BaseException) -> str | None:

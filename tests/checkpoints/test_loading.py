@@ -110,6 +110,11 @@ def test_directories_without_files_are_named(tmp_path, copy):
     (copy / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"holds no readable checkpoint, expected config.json and model.safetensors"):
         load_model(copy)
+    copy.rename(tmp_path / "run")  # as the model of a training lies in the training's directory
+    (tmp_path / "run" / "model").mkdir()
+    (tmp_path / "run" / "config.json").rename(tmp_path / "run" / "model" / "config.json")
+    with pytest.raises(ValueError, match=r"in it; did you mean .*run/model\?"):
+        load_model(tmp_path / "run")
 
 
 def test_what_the_hub_does_not_give_is_one_sentence():

@@ -154,9 +154,10 @@ def _reading(name: str | Path, checkpoint: str) -> Iterator[None]:
         yield
     except OSError as error:
         if Path(checkpoint).is_dir():
-            raise ValueError(
-                f"the directory {name} holds no readable checkpoint, expected config.json and model.safetensors in it"
-            ) from error
+            inside = Path(checkpoint, "model")  # of a training's directory
+            hint = f"; did you mean {inside}?" if (inside / "config.json").is_file() else ""
+            wanted = f"expected config.json and model.safetensors in it{hint}"
+            raise ValueError(f"the directory {name} holds no readable checkpoint, {wanted}") from error
         raise ValueError(
             f"{name} is no directory here, and no checkpoint of that id can be had from the hub: it does not exist "
             "there, needs a log-in, or cannot be reached and is not in the local cache"

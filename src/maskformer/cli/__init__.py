@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from maskformer.explanations import section_of
+from maskformer.explanations import pages, section_of
 
 COMMANDS = {
     "demo": "segment drawn scenes with the bundled checkpoint; no download",
@@ -109,7 +109,9 @@ commands:
 {commands}
 
 options:
-{options}"""
+{options}
+
+Messages lead to pages of docs/, which are in {pages()}"""
 
 
 def _parsed(command: type[Any], words: list[str], prog: str) -> Any:
