@@ -27,8 +27,9 @@ def draw(report: dict, mode: str) -> None:
         axis.axvline(1, color=text, linewidth=1)
         axis.set_title(title, color=text, fontsize=12)
         for place, value in enumerate(values):
-            axis.text(value * 1.06, place, f"{value:.1f}", va="center", color=text, fontsize=10)
-        axis.set_xticks([1, 3, 10, 30], ["1", "3", "10", "30"])
+            axis.text(max(value, 1.0) * 1.06, place, f"{value:.1f}", va="center", color=text, fontsize=10)
+        ticks = [tick for tick in (1, 3, 10, 30, 100, 300) if tick <= max(values)]
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
         axis.tick_params(colors=text, length=0, labelsize=10)
         axis.grid(axis="x", color=grid, linewidth=0.8)
