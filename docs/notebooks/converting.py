@@ -56,7 +56,7 @@ class Evil:
         return os.system, ("echo this would have run",)
 
 
-Path("evil.pkl").write_bytes(pickle.dumps({"model": Evil()}))
+_ = Path("evil.pkl").write_bytes(pickle.dumps({"model": Evil()}))
 
 # %%
 # !maskformer convert evil.pkl nowhere || true

@@ -32,7 +32,7 @@ ours = maskformer.MaskFormerForInstanceSegmentation.from_pretrained("checkpoint"
 # %% [markdown]
 # ## What stays
 #
-# Logits, hidden states and the loss, to float32's rounding.
+# Logits and the loss, to float32's rounding.
 
 # %%
 pixels = torch.randn(2, 3, 96, 128)

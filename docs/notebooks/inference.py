@@ -42,7 +42,7 @@ for segment in panoptic.segments:
 # %% [markdown]
 # ## Instance
 #
-# Things (and stuff, if the model takes it for a thing) one by one, best first. They may overlap, so each brings its own mask.
+# Each query's best class, best first: what a query takes for one object is one result. They may overlap, so each brings its own mask.
 
 # %%
 instance = segmenter.predict(picture, task="instance")[0]

@@ -41,20 +41,23 @@ scores, labels = probs[:, :-1].max(-1)
 order = (1 - probs[:, -1]).argsort(descending=True)
 masks = output.masks_queries_logits[0].sigmoid()
 
-figure, axes = plt.subplots(4, 8, figsize=(14, 6.2), layout="constrained")
+rows = -(-len(order) // 8)  # 4 rows of 8 here, 13 for the 100 queries of a published checkpoint
+figure, axes = plt.subplots(rows, 8, figsize=(14, 1.55 * rows), layout="constrained")
+for axis in axes.flat:
+    axis.set_axis_off()
 for axis, query in zip(axes.flat, order.tolist(), strict=False):
     axis.imshow(masks[query], cmap="gray", vmin=0, vmax=1)
     none = float(probs[query, -1])
     name = "no object" if none > 0.5 else model.config.id2label[int(labels[query])]
     axis.set_title(f"{query}: {name} {max(none, float(scores[query])):.0%}", fontsize=9)
-    axis.set_axis_off()
 plt.show()
 
 # %% [markdown]
 # ## Where a query looks
 #
 # In every decoder layer each query attends to the backbone's lowest map, at 1/32 of the picture. The mean over the heads of the last
-# layer, for the six surest queries, drawn over the picture: each looks about where its own segment is, the wide ones at several places.
+# layer, for the six surest queries, drawn over the picture. A query needs not look at its own segment only: what is next to it tells
+# where it ends.
 
 # %%
 attention = output.cross_attentions[-1][0].mean(0)  # [Q, cells]
