@@ -88,7 +88,8 @@ class SegmentationDataset:
 
     Raises:
         IndexError: there is no such sample.
-        ValueError: the sample's files cannot be read, or hold what the class list does not know.
+        DataError: a ValueError; the sample's files cannot be read, or hold what the class list does not know.
+        ValueError: the annotation does not allow the task.
 
     Examples:
         >>> from maskformer.data.recognise import open_dataset
