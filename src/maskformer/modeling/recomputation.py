@@ -44,9 +44,8 @@ def _run_once_tracked(part: nn.Module) -> Callable[..., Tensor]:
 def _kept_statistics(module: nn.Module) -> Generator[None]:
     """Batch normalisation inside uses the batch's statistics, as in training, but the running ones stay as they are."""
     norms = [each for each in module.modules() if isinstance(each, nn.BatchNorm2d | nn.SyncBatchNorm)]
-    before = [
-        (norm.momentum, norm.num_batches_tracked.clone()) for norm in norms if norm.num_batches_tracked is not None
-    ]
+    norms = [norm for norm in norms if norm.num_batches_tracked is not None]  # None: it keeps no statistics
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
