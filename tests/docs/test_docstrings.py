@@ -89,8 +89,7 @@ def test_errors_are_said(name: str) -> None:
     functions = list(functions_of(value))
     text = "\n".join(inspect.getdoc(each) or "" for each in (value, *(function for function, _ in functions)))
     raised = set().union(*(raised_by(function, owner, set()) for function, owner in functions))
-    # Ours to turn into a ValueError on the way (OSError), or for whoever writes a format.
-    raised -= {"OSError", "NotImplementedError", "AttributeError"}
+    raised -= {"OSError", "AttributeError"}  # ours to turn into a ValueError on the way
     if name in ("maskformer.training.trainer.train", "maskformer.checkpoints.conversion.convert_original"):
         raised -= {"TypeError"}  # the processor's, for names of options that these do not make up
     assert "Raises" in text, f"{name} does not say what it raises"

@@ -8,6 +8,7 @@ Nothing but paths and, for the JSON formats, packed annotations stays in memory.
 from __future__ import annotations
 
 import pickle
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class Records(Sequence[Any]):
         return pickle.loads(self._bytes[self._bounds[place] : self._bounds[place + 1]].data)
 
 
-class SegmentationDataset:
+class SegmentationDataset(ABC):
     """Samples by index.
 
     Source: docs/data.md#label-values.
@@ -162,9 +163,9 @@ class SegmentationDataset:
         assert sample is not None, "what cannot be read is an error"
         return sample
 
+    @abstractmethod
     def read(self, index: int) -> Sample:
         """The sample as it is stored, errors and all; formats implement it."""
-        raise NotImplementedError
 
     def examine(self, index: int) -> tuple[Sample | None, list[Finding]]:
         """The sample, if it can be read, and what is wrong with it."""
