@@ -46,9 +46,8 @@ def compare(exported: ExportedNetwork, source: Segmenter) -> Iterator[Comparison
             expected, eager_seconds = _timed(eager, pictures[:batch])
             outputs, seconds = _timed(exported, pictures[:batch])
             if exported.graph_task is None:
-                found = float(
-                    np.max([_difference(getattr(expected, name), each) for name, each in vars(outputs).items()])
-                )
+                each = [_difference(getattr(expected, name), value) for name, value in vars(outputs).items()]
+                found = float(np.max(each))  # numpy's: NaN counts as the largest
             else:
                 found = 1 - sum(_agreement(index, each, outputs) for index, each in enumerate(expected)) / batch
             yield Comparison(size, batch, found, seconds, eager_seconds)
