@@ -28,11 +28,6 @@ class Batch:
         return self.masks, self.classes, self.mask_labels, self.class_labels
 
 
-@pytest.fixture(autouse=True)
-def same_numbers_in_every_run() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def make_batch() -> Callable[..., Batch]:
     def make(

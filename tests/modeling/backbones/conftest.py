@@ -13,11 +13,6 @@ from maskformer.modeling.backbones import build_backbone
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def randomize() -> Callable[[nn.Module], nn.Module]:
     """Fill every tensor with numbers that matter, the running statistics of batch normalisation included."""
