@@ -58,6 +58,19 @@ def test_ignored_pixels():
     assert targets(halves(0, 2), reduce_labels=True)[1] == [[1]]
 
 
+def test_a_background_of_0_does_not_ignore_the_first_class():
+    label_map = halves(0, 2)
+    label_map[:4] = 1
+    classes = {1: 0, 2: 3}
+    masks, labels = targets(label_map, classes, ignore_index=0)
+    theirs = Peer(do_resize=False, ignore_index=0)(IMAGE, label_map, classes, return_tensors="pt")
+    assert labels == [theirs["class_labels"][0].tolist()] == [[0, 3]]
+    assert torch.equal(masks[0].float(), theirs["mask_labels"][0])
+    stack = np.stack([label_map == 1, label_map == 2])
+    assert targets([stack], class_labels=[[0, 3]], ignore_index=0)[1] == [[0, 3]]
+    assert targets(label_map, classes, ignore_index=0, do_reduce_labels=True)[1] == [[2]]
+
+
 def test_images_without_any_object():
     masks, labels = targets(halves(255, 255), ignore_index=255)
     assert labels == [[]]

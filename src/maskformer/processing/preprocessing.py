@@ -5,7 +5,8 @@ The published settings stretch the resized image to a multiple of 32 (`size_divi
 
 Which segments a map has is read off its resized form, so every target has at least one pixel. Rules for labels:
 a pixel is ignored when its id or its class is `ignore_index`, and with `do_reduce_labels` also when either is 0;
-all other classes then move down by one.
+all other classes then move down by one. An `ignore_index` of 0 is an id only, the background's: where ids are mapped
+to classes, 0 is the first class.
 
 Shapes: B batch, C channels, N targets, H W padded image, h w image.
 """
@@ -175,6 +176,7 @@ def build_targets(
         if len(entries) != len(sizes):
             raise ValueError(f"{name} has {len(entries)} entries for {len(sizes)} images; pass one per image.")
     ignored = {settings.ignore_index, 0 if settings.do_reduce_labels else None}
+    ignored_classes = ignored if settings.do_reduce_labels else ignored - {0}
     all_masks: list[Tensor] = []
     all_labels: list[Tensor] = []
     for index, (source, classes, labels, (before, after)) in enumerate(zip(maps, mappings, given, sizes, strict=True)):
@@ -184,7 +186,7 @@ def build_targets(
             segments = _map_segments(label_map, classes, ignored, name)
         else:
             segments = _mask_segments(label_map, labels, name)
-        segments = {key: label for key, label in segments.items() if label not in ignored}
+        segments = {key: label for key, label in segments.items() if label not in ignored_classes}
         all_masks.append(binary_masks(label_map, list(segments), padded))
         all_labels.append(_final_labels(list(segments.values()), settings, name))
     return all_masks, all_labels
