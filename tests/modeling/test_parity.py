@@ -1,5 +1,6 @@
 """Against transformers 5.23, weights through saved checkpoints in both directions."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 
 from maskformer import MaskFormerConfig, MaskFormerForInstanceSegmentation, MaskFormerModel
 
-from .conftest import BACKBONES, labels
+from .conftest import BACKBONES, labels, small_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -89,6 +90,25 @@ def test_files_have_the_same_keys(backbone: str, tmp_path: Path, peer_checkpoint
         assert mine[name].dtype == tensor.dtype
         if not name.endswith(("layernorm.weight", "layernorm.bias", "num_batches_tracked")):
             assert torch.equal(mine[name], tensor), name
+
+
+@pytest.mark.parametrize("kept", ["in memory", "on disk"])  # transformers' names differ between the two
+@pytest.mark.parametrize("backbone", ["swin-window7", "resnet-basic"])
+def test_state_dicts_of_transformers_load(backbone: str, kept: str, peer_checkpoint: Callable[[str], Path]) -> None:
+    directory = peer_checkpoint(backbone)
+    peer = load_peer(directory).eval()
+    state = peer.state_dict() if kept == "in memory" else load_file(directory / "model.safetensors")
+    # the copy has to have a hook of its own; a wrapper (as of Lightning) puts a prefix in front of every name
+    wrapper = torch.nn.ModuleDict({"net": copy.deepcopy(MaskFormerForInstanceSegmentation(small_config(backbone)))})
+    wrapper.load_state_dict({f"net.{name}": tensor for name, tensor in state.items()})
+    pixel_values = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, output = peer(pixel_values), wrapper["net"].eval()(pixel_values)
+    assert relative_error(output.masks_queries_logits, expected.masks_queries_logits) < 2e-5
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*another"):
+        wrapper["net"].load_state_dict({**state, "another": torch.zeros(1)})
+    with pytest.raises(RuntimeError, match=r"Missing key.*class_predictor.bias"):
+        wrapper["net"].load_state_dict({name: state[name] for name in state if name != "class_predictor.bias"})
 
 
 def test_base_model_out_of_the_whole(peer_checkpoint: Callable[[str], Path]) -> None:

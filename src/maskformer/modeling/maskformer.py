@@ -49,6 +49,7 @@ class MaskFormerPreTrainedModel(PreTrainedModel):
 
     def post_init(self) -> None:
         assign_rules(self)
+        self.register_load_state_dict_pre_hook(published_layout.translate)
         super().post_init()
 
     @torch.no_grad()

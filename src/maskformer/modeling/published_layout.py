@@ -3,9 +3,13 @@
 `facebook/maskformer-*` and transformers 5.23 store the window index tables, a final norm of the Swin backbone that no
 output passes through, the cross entropy's class weights and batch counters. They are ignored on reading (the first two
 carry nothing, the others follow from the configuration) and written back, so that transformers finds what it expects.
+Its models of 5.10 and later have other names in memory than on disk, so in what `torch.save(model.state_dict())` wrote.
 """
 
 from __future__ import annotations
+
+import re
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +23,19 @@ IGNORED_ON_READING = [
     r"criterion\.empty_weight$",
     r"normalization\.num_batches_tracked$",
 ]
+
+_RENAMED_IN_MEMORY = ((".mlp.fc", ".fc"), (".o_proj.", ".out_proj."))
+
+
+def translate(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A hook before `load_state_dict`: any release's state dict becomes ours, without what is ignored on reading."""
+    own = model.state_dict(prefix=prefix, keep_vars=True)
+    for key in [key for key in state_dict if key.startswith(prefix) and key not in own]:
+        value, name = state_dict.pop(key), key
+        for theirs, ours in _RENAMED_IN_MEMORY:
+            name = name.replace(theirs, ours)
+        if name in own or not any(re.search(pattern, key) for pattern in IGNORED_ON_READING):
+            state_dict[name if name in own else key] = value
 
 
 def constants(model: nn.Module) -> dict[str, Tensor]:
