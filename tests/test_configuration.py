@@ -1,5 +1,6 @@
 """Fields, files and refusals of the configuration."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -41,6 +42,23 @@ def test_our_fields_are_left_out_of_the_file_when_default() -> None:
         "class_weights": [1.0, 2.0, 3.0],
         "stuff_class_ids": [2],
     }
+
+
+@pytest.mark.parametrize("config_class", [MaskFormerConfig, PerPixelBaselineConfig])
+def test_equal_are_configurations_with_the_same_fields(config_class: type[MaskFormerConfig], tmp_path: Path) -> None:
+    config = config_class(num_labels=3)
+    config.save_pretrained(tmp_path)
+    assert config_class.from_pretrained(tmp_path) == config == copy.deepcopy(config)
+    for change in (
+        {"mask_weight": 2.0},
+        {"use_auxiliary_loss": True},
+        {"class_cost": 2.0},
+        {"id2label": {0: "sky", 1: "sea", 2: "land"}},
+        {"decoder_config": {"num_queries": 7}},
+        {"backbone_config": {"model_type": "resnet"}},
+    ):
+        assert config_class(**{"num_labels": 3, **change}) != config
+    assert MaskFormerConfig() != PerPixelBaselineConfig()
 
 
 @pytest.mark.parametrize(
