@@ -116,6 +116,10 @@ def test_transformers_reads_a_frozen_norm(tmp_path: Path) -> None:
     [
         ({"decoder_config": {"model_type": "bert"}}, "model type 'bert', expected 'detr'"),
         ({"backbone_config": {"model_type": "swine"}}, "'swine', which transformers does not know"),
+        (
+            {"backbone": "microsoft/resnet-50", "use_pretrained_backbone": True},
+            "backbone='microsoft/resnet-50', expected",
+        ),
         ({"backbone_norm": "group"}, "backbone_norm is 'group', expected 'batch' or 'frozen'"),
         ({"backbone_stem": "c"}, "backbone_stem is 'c'"),
         ({"pixel_decoder_encoder_layers": -1}, "is -1, expected 0"),

@@ -103,6 +103,11 @@ class MaskFormerConfig(PreTrainedConfig):
         # Loss on every decoder layer. In the file it is called `deep_supervision`, see `to_dict`.
         self.use_auxiliary_loss = bool(use_auxiliary_loss or deep_supervision)
         # The default is Swin-B pre-trained at 384 pixels, as in transformers.
+        if backbone_config is None and kwargs.get("backbone") is not None:
+            raise ValueError(
+                f"the backbone is given by its name, backbone={kwargs['backbone']!r}, expected its configuration: "
+                f"pass backbone_config=AutoConfig.from_pretrained({kwargs['backbone']!r})"
+            )
         self.backbone_config = _nested_config(backbone_config, _zoo_backbone("Swin-B", 0.3))
         self.decoder_config = _nested_config(decoder_config, {"model_type": "detr"})
         # Standard deviation of the normal initialisation, and gain of the Xavier initialisation.
