@@ -149,6 +149,36 @@ def test_normalizer_and_valid_mask_reach_the_loss() -> None:
     assert blind < whole
 
 
+def test_overrides_written_for_transformers() -> None:
+    class Doubled(MaskFormerForInstanceSegmentation):
+        def get_loss_dict(  # pyright: ignore[reportIncompatibleMethodOverride]  # transformers' signature
+            self, masks_queries_logits, class_queries_logits, mask_labels, class_labels, auxiliary_logits
+        ):
+            logits = masks_queries_logits, class_queries_logits
+            terms = super().get_loss_dict(*logits, mask_labels, class_labels, auxiliary_logits)
+            return {**terms, "loss_twice": sum(terms.values())}
+
+        def get_loss(self, loss_dict):
+            return 10 * super().get_loss(loss_dict)
+
+    class Zero(torch.nn.Module):
+        def forward(self, masks, classes, mask_labels, class_labels, auxiliary_predictions=None):
+            return {"loss_mask": masks.sum() * 0, "loss_other": classes.sum() * 0 + 3}
+
+    plain = build().eval()
+    doubled = Doubled(plain.config).eval()
+    doubled.load_state_dict(plain.state_dict())
+    pixel_values, targets = torch.randn(1, 3, 64, 64), labels([(64, 64)], [2])
+    expected = plain(pixel_values, **targets).loss
+    assert torch.allclose(doubled(pixel_values, **targets).loss, 20 * expected)
+    plain.weight_dict = {"loss_mask": 5.0}  # a term without a weight counts once
+    terms = plain.criterion(*(plain(pixel_values)[f"{kind}_queries_logits"] for kind in ("masks", "class")), **targets)
+    expected = terms["loss_cross_entropy"] + 5 * terms["loss_mask"] + terms["loss_dice"]
+    assert torch.allclose(plain(pixel_values, **targets).loss, expected)
+    plain.criterion = Zero()
+    assert plain(pixel_values, **targets).loss.item() == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

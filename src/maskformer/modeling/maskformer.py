@@ -229,23 +229,19 @@ class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
         mask_labels: Sequence[Tensor | PackedMasks],
         class_labels: list[Tensor],
         auxiliary_logits: list[dict[str, Tensor]] | None = None,
-        normalizer: LossNormalizer | None = None,
-        valid_mask: Tensor | None = None,
+        **extra: Any,
     ) -> dict[str, Tensor]:
-        """The terms of `criterion`, each multiplied by its weight; their sum is the loss."""
-        terms = self.criterion(
-            masks_queries_logits,
-            class_queries_logits,
-            mask_labels,
-            class_labels,
-            auxiliary_logits,
-            normalizer=normalizer,
-            valid_mask=valid_mask,
-        )
+        """The terms of `criterion`, each multiplied by its weight. `extra`: its `normalizer` and `valid_mask`."""
+        labels = mask_labels, class_labels
+        terms = self.criterion(masks_queries_logits, class_queries_logits, *labels, auxiliary_logits, **extra)
         return {name: term * self._weight(name) for name, term in terms.items()}
 
     def _weight(self, term: str) -> float:
-        return next(weight for name, weight in self.weight_dict.items() if term.startswith(name))
+        return next((weight for name, weight in self.weight_dict.items() if term.startswith(name)), 1.0)
+
+    def get_loss(self, loss_dict: dict[str, Tensor]) -> Tensor:
+        """The sum of the terms of `get_loss_dict`."""
+        return torch.stack(list(loss_dict.values())).sum()
 
     def get_logits(self, states: Tensor, pixel_embeddings: Tensor) -> dict[str, Tensor]:
         """Both logits from per-segment embeddings [B, Q, D] and per-pixel embeddings [B, E, h, w]."""
@@ -310,15 +306,11 @@ class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
             auxiliary = [self.get_logits(state, pixel_embeddings) for state in states]
         loss = None
         if mask_labels is not None and class_labels is not None:
-            terms = self.get_loss_dict(
-                **logits,
-                mask_labels=mask_labels,
-                class_labels=class_labels,
-                auxiliary_logits=auxiliary,
-                normalizer=normalizer,
-                valid_mask=valid_mask,
-            )
-            loss = torch.stack(list(terms.values())).sum()
+            # only what is given: an own criterion or `get_loss_dict`, written for transformers, knows neither
+            extra: dict[str, Any] = {"normalizer": normalizer, "valid_mask": valid_mask}
+            extra = {name: value for name, value in extra.items() if value is not None}
+            targets: Any = {"mask_labels": mask_labels, "class_labels": class_labels, "auxiliary_logits": auxiliary}
+            loss = self.get_loss(self.get_loss_dict(**logits, **targets, **extra))
         if not show_states:
             hidden.encoder_hidden_states = hidden.pixel_decoder_hidden_states = None
             hidden.transformer_decoder_hidden_states = hidden.hidden_states = None
