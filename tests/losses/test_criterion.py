@@ -70,6 +70,24 @@ def test_images_without_targets(make_batch, make_criterion, counts):
         assert losses["loss_dice"].requires_grad
 
 
+def test_one_label_without_a_mask_is_a_placeholder(make_batch, make_criterion):
+    batch, criterion = make_batch((0, 3)), make_criterion()
+    masks, classes, mask_labels, class_labels = batch.arguments
+    expected = criterion(masks, classes, mask_labels, class_labels)
+    class_labels = [torch.tensor([0]), class_labels[1]]
+    torch.testing.assert_close(criterion(masks, classes, mask_labels, class_labels), expected)
+    assert len(criterion.matcher(masks, classes, mask_labels, class_labels)[0][0]) == 0
+    with pytest.raises(ValueError, match=r"Image 0 has 0 masks .* 2 labels"):
+        criterion(masks, classes, mask_labels, [torch.tensor([0, 1]), class_labels[1]])
+
+
+def test_targets_as_arrays(make_batch, make_criterion):
+    masks, classes, mask_labels, class_labels = make_batch().arguments
+    expected = make_criterion()(masks, classes, mask_labels, class_labels)
+    arrays = [planes.numpy() for planes in mask_labels], [labels.tolist() for labels in class_labels]
+    torch.testing.assert_close(make_criterion()(masks, classes, *arrays), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_equals_float32_of_the_same_values(make_batch, make_criterion, dtype):
     half = make_batch(dtype=dtype)

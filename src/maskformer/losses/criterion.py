@@ -188,6 +188,7 @@ class MaskFormerLoss(nn.Module):
         batch_size, num_queries = class_queries_logits.shape[:2]
         labels = checked_class_labels(class_labels, batch_size, self.num_labels)
         masks, valid = checked_masks(mask_labels, valid_mask, labels, masks_queries_logits.device)
+        labels = [own[: planes.shape[0]] for own, planes in zip(labels, masks, strict=True)]
         if normalizer is None:
             normalizer = self.compute_normalizer(labels, num_queries)
         losses: dict[str, Tensor] = {}

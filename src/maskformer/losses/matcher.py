@@ -124,6 +124,7 @@ class MaskFormerHungarianMatcher(nn.Module):
         batch_size, _, num_classes = class_queries_logits.shape
         labels = checked_class_labels(class_labels, batch_size, num_classes - 1)
         masks, valid = checked_masks(mask_labels, valid_mask, labels, class_queries_logits.device)
+        labels = [own[: planes.shape[0]] for own, planes in zip(labels, masks, strict=True)]
         return self.match_heads([(masks_queries_logits, class_queries_logits)], masks, labels, valid)[0]
 
     @torch.no_grad()

@@ -39,6 +39,7 @@ def checked_class_labels(class_labels: Sequence[Tensor] | Tensor, num_images: in
     """The labels as int64 on the CPU, per image [N]; one copy to the host for the batch."""
     found = len(class_labels)
     _require((found == num_images, f"class_labels has {found} entries, expected one per image: {num_images}."))
+    class_labels = [torch.as_tensor(labels) for labels in class_labels]  # the processor gives arrays as well
     for image, labels in enumerate(class_labels):
         name = f"class_labels of image {image}"
         # torch.tensor([]) is what users write for an image without objects, and its type is float
@@ -71,6 +72,7 @@ def checked_masks(
     """
     found = len(mask_labels)
     _require((found == len(labels), f"mask_labels has {found} entries, expected one per image: {len(labels)}."))
+    mask_labels = [masks if isinstance(masks, PackedMasks) else torch.as_tensor(masks) for masks in mask_labels]
     for image, (masks, classes) in enumerate(zip(mask_labels, labels, strict=True)):
         _check_masks(masks, len(classes), image)
     height, width = (max(masks.shape[axis] for masks in mask_labels) for axis in (1, 2))
@@ -100,9 +102,11 @@ def checked_masks(
 def _check_masks(masks: Tensor | PackedMasks, num_labels: int, image: int) -> None:
     name, shape = f"mask_labels of image {image}", masks.shape
     counts = f"{shape[0] if shape else 0} masks in mask_labels but {num_labels} labels in class_labels"
+    # no mask and one label is what a well-known tutorial makes of an image without objects; that label does not count
+    paired = shape[:1] == (num_labels,) or (*shape[:1], num_labels) == (0, 1)
     _require(
         (len(shape) == 3 and 0 not in shape[1:], f"{name} has shape {list(shape)}, expected [N, height, width]."),
-        (shape[:1] == (num_labels,), f"Image {image} has {counts}, expected one label per mask."),
+        (paired, f"Image {image} has {counts}, expected one label per mask."),
     )
     if isinstance(masks, PackedMasks) or masks.dtype == torch.bool:
         return
