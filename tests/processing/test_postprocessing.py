@@ -349,6 +349,17 @@ def test_fusing_everything_or_nothing(blobs):
     assert fused["segmentation"].unique().tolist() in ([*range(len(labels) + 1)], [*range(1, len(labels) + 1)])
 
 
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+@pytest.mark.parametrize("labels", [[0], [1, 2]])  # an array of one 0 is false
+def test_classes_to_fuse_may_be_an_array(blobs, kind, labels):
+    outputs = blobs(2)
+    processor, options = MaskFormerImageProcessor(), {"threshold": 0.0, "overlap_mask_area_threshold": 0.0}
+    found = processor.post_process_panoptic_segmentation(outputs, label_ids_to_fuse=kind(labels), **options)
+    expected = panoptic_segmentation(outputs, label_ids_to_fuse=set(labels), **options)
+    assert [result["segments_info"] for result in found] == [result["segments_info"] for result in expected]
+    assert any(segment["was_fused"] for result in found for segment in result["segments_info"])
+
+
 def test_the_processors_own_stuff_classes_are_the_default(blobs):
     outputs = blobs(2)
     processor = MaskFormerImageProcessor(label_ids_to_fuse=[0, 1, 2, 3, 4, 5])

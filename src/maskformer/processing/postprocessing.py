@@ -148,6 +148,7 @@ def panoptic_segmentation(
         label_ids_to_fuse: classes whose queries form one segment ("stuff"); its score is its best query's.
     """
     results: list[SegmentsResult] = []
+    fused = () if label_ids_to_fuse is None else [int(label) for label in label_ids_to_fuse]  # arrays have no truth
     for class_logits, mask_logits, place in split_outputs(outputs, target_sizes, pixel_mask, protocol):
         scores, labels = class_logits.softmax(-1).max(-1)  # [Q]
         kept = ((labels != class_logits.shape[-1] - 1) & (scores > threshold)).nonzero().flatten()
@@ -160,7 +161,7 @@ def panoptic_segmentation(
             won = segmentation.flatten().bincount(minlength=len(kept))
             areas = zip(won.tolist(), claimed, strict=True)
             visible = [mine * area > 0 and mine / area >= overlap_mask_area_threshold for mine, area in areas]
-            ids, segments = _number_segments(labels.tolist(), scores.tolist(), visible, label_ids_to_fuse or ())
+            ids, segments = _number_segments(labels.tolist(), scores.tolist(), visible, fused)
             table = torch.tensor(ids, dtype=torch.int32, device=kept.device)
             for rows in segmentation.split(ROWS_AT_ONCE):  # in place: the map is the largest thing here
                 rows.copy_(table[rows])
