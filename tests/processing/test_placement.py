@@ -109,12 +109,12 @@ def test_bad_pixel_masks():
 
 def test_target_sizes():
     logits = torch.zeros(2, 5, 16, 16)
-    for given_sizes in ([(3, 4), (5, 6)], torch.tensor([[3, 4], [5, 6]]), [[3, np.int64(4)], [5, 6]]):
+    for given_sizes in ([(3, 4), (5, 6)], torch.tensor([[3, 4], [5, 6]]), [[3, np.int64(4)], [torch.tensor(5.0), 6]]):
         found = placements(logits, given_sizes, None, "transformers")
         assert [place.target for place in found] == [(3, 4), (5, 6)]
     with pytest.raises(ValueError, match="1 entries for 2 images"):
         placements(logits, [(3, 4)], None, "transformers")
-    for wrong in ((0, 4), (3,), (3, 4, 5)):
+    for wrong in ((0, 4), (3,), (3, 4, 5), 3, torch.tensor(3)):  # the last two: one pair for two images
         with pytest.raises(ValueError, match=r"expected \(height, width\)"):
             placements(logits, [wrong, wrong], None, "transformers")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from pathlib import Path
 
@@ -141,6 +142,7 @@ def test_a_misspelt_option_is_named():
         ({"size": "large"}, "size must hold"),
         ({"pad_size": {"shortest_edge": 3}}, "pad_size must hold"),
         ({"resample": 9}, "resample must be"),
+        ({"resample": "linear"}, "resample must be .* got linear"),
         ({"size_divisor": -1}, "size_divisor must be"),
         ({"image_mean": [0.5] * 5}, "image_std has 3 values for images of 5 channels"),
         ({"num_channels": 4}, "image_mean has 3 values for images of 4 channels"),
@@ -149,6 +151,14 @@ def test_a_misspelt_option_is_named():
 def test_impossible_options(options, message):
     with pytest.raises(ValueError, match=message):
         MaskFormerImageProcessor(**options)
+
+
+def test_a_filter_by_its_name_or_of_torchvision():
+    class InterpolationMode(enum.Enum):  # torchvision's, which is not installed here
+        BICUBIC = "bicubic"
+
+    for resample in (InterpolationMode.BICUBIC, "bicubic", Image.Resampling.BICUBIC, 3):
+        assert ProcessorSettings.from_options({"resample": resample}).resample == 3
 
 
 def test_none_means_the_default_except_where_it_is_a_value():

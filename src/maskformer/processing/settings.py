@@ -17,6 +17,7 @@ SIZE_KEYS = ({"shortest_edge", "longest_edge"}, {"shortest_edge"}, {"height", "w
 
 # Older names in published files. The newer name wins where a file has both.
 RENAMED = {"reduce_labels": "do_reduce_labels", "size_divisibility": "size_divisor"}
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # torchvision's names, by Pillow's number
 MAX_SIZES = ("max_size", "_max_size")
 
 # Written by other releases; none of them changes what this processor computes.
@@ -80,10 +81,12 @@ class ProcessorSettings:
                 raise ValueError(f"pad_size must hold height and width in pixels, got {pad_size}.")
         if chosen.get("label_ids_to_fuse") is not None:
             chosen["label_ids_to_fuse"] = sorted(int(label) for label in chosen["label_ids_to_fuse"])
-        chosen["resample"] = int(chosen.get("resample", cls.resample))
+        resample = chosen.get("resample", cls.resample)
+        resample = str(getattr(resample, "value", resample))  # a member of Pillow's or torchvision's enumeration
+        if resample not in (*FILTERS, *"012345"):
+            raise ValueError(f"resample must be a Pillow filter from 0 to 5, got {resample}; bilinear is 2.")
+        chosen["resample"] = FILTERS.index(resample) if resample in FILTERS else int(resample)
         settings = cls(**chosen)
-        if settings.resample not in range(6):
-            raise ValueError(f"resample must be a Pillow filter from 0 to 5, got {settings.resample}; bilinear is 2.")
         for name in ("size_divisor", "pad_size_divisor"):
             if getattr(settings, name) < 0:
                 raise ValueError(f"{name} must be 0 (off) or a positive number, got {getattr(settings, name)}.")
