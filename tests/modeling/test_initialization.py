@@ -74,6 +74,18 @@ def test_missing_weights_are_drawn_and_loaded_ones_kept(backbone: str, tmp_path:
     assert loaded.criterion.empty_weight.tolist() == pytest.approx([1.0] * 7 + [0.1])
 
 
+def test_accelerates_empty_weights(tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate", reason="needs the extra [train]")
+    model = MaskFormerForInstanceSegmentation(small_config()).eval()
+    model.save_pretrained(tmp_path)
+    with accelerate.init_empty_weights():
+        empty = MaskFormerForInstanceSegmentation(model.config)
+    loaded = accelerate.load_checkpoint_and_dispatch(empty, str(tmp_path), device_map={"": "cpu"}).eval()
+    pixel_values = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(pixel_values).masks_queries_logits, model(pixel_values).masks_queries_logits)
+
+
 def test_the_configuration_decides_the_weight_of_no_object(tmp_path: Path) -> None:
     MaskFormerForInstanceSegmentation(small_config()).save_pretrained(tmp_path)
     loaded = MaskFormerForInstanceSegmentation.from_pretrained(tmp_path, no_object_weight=0.4)

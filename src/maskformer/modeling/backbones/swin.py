@@ -41,7 +41,7 @@ class BlockOptions:
     layer_norm_eps: float = 1e-5
 
 
-def relative_position_index(window_size: int, device: torch.device) -> Tensor:
+def relative_position_index(window_size: int, device: torch.device | None = None) -> Tensor:
     """Which row of the bias table a pair of tokens reads, [N, N] in [0, (2M - 1)^2).
 
     A pair (query, key) is dy = y_q - y_k rows and dx = x_q - x_k columns apart, both in [-(M - 1), M - 1]. With M = 2,
@@ -103,7 +103,8 @@ class WindowSelfAttention(nn.Module):
         self.key = Linear(dim, dim, bias=options.qkv_bias)
         self.value = Linear(dim, dim, bias=options.qkv_bias)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * self.window_size - 1) ** 2, num_heads))
-        index = relative_position_index(self.window_size, self.relative_position_bias_table.device)
+        # not on the table's device: Accelerate's empty weights leave none but parameters on the meta device
+        index = relative_position_index(self.window_size)
         self.register_buffer("relative_position_index", index, persistent=False)
 
     def reset_buffers(self) -> None:
