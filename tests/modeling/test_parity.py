@@ -92,6 +92,13 @@ def test_files_have_the_same_keys(backbone: str, tmp_path: Path, peer_checkpoint
             assert torch.equal(mine[name], tensor), name
 
 
+def test_weights_to_save_may_be_given_by_place(tmp_path: Path) -> None:
+    model = MaskFormerForInstanceSegmentation(small_config("resnet-basic"))
+    weights = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    model.save_pretrained(tmp_path, True, weights)  # as transformers has it: is_main_process, state_dict
+    assert not load_file(tmp_path / "model.safetensors")["class_predictor.bias"].any()
+
+
 @pytest.mark.parametrize("kept", ["in memory", "on disk"])  # transformers' names differ between the two
 @pytest.mark.parametrize("backbone", ["swin-window7", "resnet-basic"])
 def test_state_dicts_of_transformers_load(backbone: str, kept: str, peer_checkpoint: Callable[[str], Path]) -> None:

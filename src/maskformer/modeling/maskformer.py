@@ -57,12 +57,12 @@ class MaskFormerPreTrainedModel(PreTrainedModel):
         initialize(module, init, self.config.init_std, self.config.init_xavier_std)
 
     def save_pretrained(
-        self, save_directory: Any, *args: Any, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
+        self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, *args: Any, **kwargs: Any
     ):
         """As in transformers; the file also gets the constants that transformers' own class expects to find."""
         state_dict = dict(self.state_dict() if state_dict is None else state_dict)
         state_dict.update(published_layout.constants(self))
-        super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+        super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
 
 
 class PixelLevelModule(nn.Module):
