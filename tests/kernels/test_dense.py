@@ -56,6 +56,26 @@ def test_torch_does_what_is_not_plain_inference(calls: list[str], monkeypatch: p
 
 
 @torch.no_grad()
+def test_torch_does_quantised_weights(calls: list[str]) -> None:
+    class Halves(torch.Tensor):
+        """As torchao's: says that it is float32, and is something else."""
+
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            if func is F.linear:
+                x, weight, bias = args
+                return F.linear(x, weight.as_subclass(torch.Tensor) / 2, bias)
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    layer, x = Linear(5, 3, bias=False), torch.randn(2, 5)
+    expected = layer(x) / 2
+    del calls[1:]
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Halves), requires_grad=False)
+    torch.testing.assert_close(layer(x).as_subclass(torch.Tensor), expected)
+    assert len(calls) == 1
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(
     "settings",
     [

@@ -34,6 +34,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         and _POINTWISE is not None
         and not torch.compiler.is_compiling()  # first: what follows would pin the sizes of a graph
         and type(x) is Tensor
+        and type(weight) in (Tensor, nn.Parameter)  # quantised ones are neither
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and x.numel() > 0
