@@ -375,7 +375,7 @@ def _logits(outputs: Any, is_per_pixel: bool) -> SimpleNamespace:
 
 def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Device and floating type of the model; those of the CPU for one without weights."""
-    weight = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0))
+    weight = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0, device="cpu"))
     return weight.device, weight.dtype
 
 

@@ -38,6 +38,22 @@ def test_images_are_padded_at_the_bottom_and_right(samples):
         assert np.abs(shown - expected).max() < 1e-5
 
 
+@pytest.mark.parametrize(("dtype", "device"), [(torch.float64, "cpu"), (torch.bfloat16, "cpu"), (None, "meta")])
+def test_torchs_defaults_change_nothing(samples, dtype, device):
+    collate = Collate(packed=False, with_valid_mask=True)
+    expected, before = collate(samples), torch.get_default_dtype()
+    torch.set_default_dtype(dtype or before)
+    try:
+        with torch.device(device):  # what torch.set_default_device sets
+            found = collate(samples)
+    finally:
+        torch.set_default_dtype(before)
+    for name, values in expected.items():
+        for one, other in zip(found[name], values, strict=True):
+            assert one.dtype == other.dtype
+            assert torch.equal(one, other)
+
+
 def test_it_is_what_the_image_processor_makes(samples):
     sample = samples[0]
     mine = Collate()([sample])

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from maskformer import losses as losses_package
+from maskformer.kernels import compiled
 from maskformer.losses import LossNormalizer, MaskFormerHungarianMatcher, MaskFormerLoss
 
 TERMS = ["loss_cross_entropy", "loss_mask", "loss_dice"]
@@ -105,6 +106,26 @@ def test_half_precision_equals_float32_of_the_same_values(make_batch, make_crite
     assert half.masks.grad.dtype == dtype
     torch.testing.assert_close(half.masks.grad, full.masks.grad.to(dtype))
     torch.testing.assert_close(half.classes.grad, full.classes.grad.to(dtype))
+
+
+@pytest.mark.parametrize("counts", [(2, 3), (9, 0)])
+@pytest.mark.parametrize(("dtype", "device"), [(torch.float64, "cpu"), (torch.bfloat16, "cpu"), (None, "meta")])
+def test_torchs_defaults_change_nothing(make_batch, make_criterion, monkeypatch, counts, dtype, device):
+    criterion, batch = make_criterion(), make_batch(counts)
+    criterion.matcher._warned_of_surplus = True
+    for loops in (compiled.available, False):
+        monkeypatch.setattr(compiled, "available", loops)
+        expected = criterion(*batch.arguments)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype or before)
+        try:
+            with torch.device(device):  # what torch.set_default_device sets
+                losses = criterion(*batch.arguments)
+        finally:
+            torch.set_default_dtype(before)
+        for name in TERMS:
+            assert losses[name].dtype == torch.float32
+            assert torch.equal(losses[name], expected[name])
 
 
 def test_a_criterion_in_bfloat16_runs(make_batch, make_criterion):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from transformers import (
 )
 from transformers import MaskFormerImageProcessorPil as Peer
 
+from maskformer.kernels import compiled
 from maskformer.processing.image_processor import MaskFormerFeatureExtractor, MaskFormerImageProcessor
 
 SMALL = {"size": {"shortest_edge": 32, "longest_edge": 64}}
@@ -138,6 +140,36 @@ def tiny_model():
         backbone_config=backbone, decoder_config=decoder, fpn_feature_size=32, mask_feature_size=16, num_labels=4
     )
     return MaskFormerForInstanceSegmentation(config).eval()
+
+
+@pytest.mark.parametrize(("dtype", "device"), [(torch.float64, "cpu"), (torch.bfloat16, "cpu"), (None, "meta")])
+@pytest.mark.parametrize("loops", [True, False])
+def test_torchs_defaults_change_nothing(blobs, monkeypatch, dtype, device, loops):
+    monkeypatch.setattr(compiled, "available", loops and compiled.available)
+    processor = MaskFormerImageProcessor(**SMALL)
+    outputs, mask = blobs(), np.ones((2, 95, 127), np.int64)  # a fractional window
+
+    def everything() -> list[Any]:
+        inputs = processor([RGB, RGB[:, :20]], [LABELS, LABELS[:, :20]], return_tensors="pt")
+        found: list[Any] = [inputs["pixel_values"], inputs["pixel_mask"], *inputs["mask_labels"]]
+        options: dict[str, Any] = {"target_sizes": [(97, 61), (48, 130)], "pixel_mask": mask}
+        for protocol in ("transformers", "paper"):
+            found += processor.post_process_semantic_segmentation(outputs, protocol=protocol, **options)
+            panoptic = processor.post_process_panoptic_segmentation(outputs, protocol=protocol, **options)
+            instances = processor.post_process_instance_segmentation(outputs, protocol=protocol, **options)
+            found += [result["segmentation"] for result in panoptic + instances]
+        return [*found, *inputs["class_labels"]]
+
+    expected, before = everything(), torch.get_default_dtype()
+    torch.set_default_dtype(dtype or before)
+    try:
+        with torch.device(device):  # what torch.set_default_device sets
+            found = everything()
+    finally:
+        torch.set_default_dtype(before)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("subtask", ["semantic", "panoptic", "instance", None])

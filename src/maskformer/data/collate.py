@@ -61,9 +61,9 @@ class Collate:
         """
         samples = [sample.without_empty() for sample in samples]
         size = self._padded_size(samples)
-        pixel_values = torch.zeros(len(samples), 3, *size)
-        pixel_mask = torch.zeros(len(samples), *size, dtype=torch.int64)
-        valid_mask = torch.zeros(len(samples), *size, dtype=torch.bool)
+        pixel_values = torch.zeros(len(samples), 3, *size, dtype=torch.float32, device="cpu")
+        pixel_mask = torch.zeros(len(samples), *size, dtype=torch.int64, device="cpu")
+        valid_mask = torch.zeros(len(samples), *size, dtype=torch.bool, device="cpu")
         masks: list[Any] = []
         classes: list[Tensor] = []
         for place, sample in enumerate(samples):
@@ -74,7 +74,8 @@ class Collate:
                 valid_mask[place, :height, :width] = torch.from_numpy(~_uncounted(sample))
             targets = _packed_targets(sample, size, self.target_stride)
             masks.append(targets if self.packed else targets.unpack())
-            classes.append(torch.tensor([region.label_id for region in sample.regions if region.is_target]).long())
+            labels = [region.label_id for region in sample.regions if region.is_target]
+            classes.append(torch.tensor(labels, dtype=torch.int64, device="cpu"))
         batch = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "mask_labels": masks, "class_labels": classes}
         if self.with_valid_mask:
             batch["valid_mask"] = valid_mask[:, :: self.target_stride, :: self.target_stride]  # [B, H / s, W / s]
@@ -89,7 +90,7 @@ class Collate:
 
     def _normalised(self, sample: Sample) -> Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1))).float()  # [3, H, W]
-        mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (self.mean, self.std))
+        mean, std = (pixels.new_tensor(values).view(3, 1, 1) * 255 for values in (self.mean, self.std))
         return pixels.sub_(mean).div_(std)
 
 

@@ -68,9 +68,9 @@ def matching_costs(masks_logits: Tensor, targets: Tensor, valid: Tensor | None =
 
 def _compiled_sums(logits: Tensor, targets: Tensor, valid: Tensor | None) -> Sums:
     num_queries, num_targets = len(logits), len(targets)
-    products = torch.zeros(num_queries, 2, num_targets + TARGETS_AT_ONCE - 1, dtype=torch.float64)
-    sums = torch.zeros(num_queries, 2, dtype=torch.float64)
-    areas = torch.zeros(num_targets, dtype=torch.float64)
+    products = torch.zeros(num_queries, 2, num_targets + TARGETS_AT_ONCE - 1, dtype=torch.float64, device="cpu")
+    sums = torch.zeros(num_queries, 2, dtype=torch.float64, device="cpu")
+    areas = torch.zeros(num_targets, dtype=torch.float64, device="cpu")
     add_products(
         logits.float().contiguous().numpy(),
         targets.numpy(),

@@ -52,7 +52,7 @@ class Axis:
         Positions are computed in float32, as torch's own resize does.
         """
         ratio = torch.tensor(cells / length if scale is None else 1 / scale, dtype=torch.float32, device=device)
-        position = (ratio * (torch.arange(length, device=device) + 0.5) - 0.5).clamp(min=0)
+        position = (ratio * (torch.arange(length, dtype=torch.float32, device=device) + 0.5) - 0.5).clamp(min=0)
         cell = position.long().clamp(max=cells - 1)
         low, count = cell.unique_consecutive(return_counts=True)
         high = (low + 1).clamp(max=cells - 1)
@@ -97,7 +97,7 @@ class Resize:
         """
         if not _is_for_loops(planes):
             return self._strongest_plane(planes if mix is None else mix(planes)).to(dtype)
-        result = torch.empty(self.size, dtype=dtype)
+        result = planes.new_empty(self.size, dtype=dtype)
         rows, columns, array = self.rows.arrays(), self.columns.arrays(), result.numpy()
         count = len(planes) if mix is None else len(mix(planes[:, :1]))
         bands = self._bands(BAND_VALUES // max(1, count * self.cells[1]))
@@ -129,7 +129,7 @@ class Resize:
     def areas_above(self, planes: Tensor, threshold: float) -> Tensor:
         """int64 [K]: pixels of `plain(planes)` that reach the threshold."""
         if _is_for_loops(planes):
-            return self._mark(planes, threshold, torch.empty(0, 0, dtype=torch.int32))
+            return self._mark(planes, threshold, planes.new_empty(0, 0, dtype=torch.int32))
         inside, open_blocks = self._above(planes, threshold)
         # Products count faster than integers do: float32 is exact for a row, and float64 for the rows together.
         areas = ((inside.float() @ self.columns.count.float()).double() @ self.rows.count.double()).long()
@@ -141,7 +141,7 @@ class Resize:
     def mask_above(self, plane: Tensor, threshold: float) -> Tensor:
         """bool [H, W]: where `plain(plane)` of a plane [h, w] reaches the threshold."""
         if _is_for_loops(plane):
-            result = torch.zeros(self.size, dtype=torch.uint8)
+            result = plane.new_zeros(self.size, dtype=torch.uint8)
             self._mark(plane[None], threshold, result, 1)
             return result.view(torch.bool)
         inside, entries = self._above(plane[None], threshold)
@@ -154,7 +154,7 @@ class Resize:
     def topmost(self, planes: Tensor, threshold: float) -> Tensor:
         """int32 [H, W]: the first of the planes [K, h, w] that reaches the threshold there, -1 where none does."""
         if _is_for_loops(planes):
-            result = torch.full(self.size, -1, dtype=torch.int32)
+            result = planes.new_full(self.size, -1, dtype=torch.int32)
             self._mark(planes, threshold, result)
             return result
         inside, entries = self._above(planes, threshold)
@@ -181,7 +181,7 @@ class Resize:
     def _mark(self, planes: Tensor, threshold: float, result: Tensor, offset: int = 0) -> Tensor:
         """int64 [K]: areas above the threshold; `result`, unless it is empty, is filled as `mark_above` says."""
         bands, margin = self._bands(len(self.rows.low)), MARGIN * abs(threshold)
-        areas = torch.zeros(len(bands), len(planes), dtype=torch.int64)
+        areas = planes.new_zeros(len(bands), len(planes), dtype=torch.int64)
         rows, columns = self.rows.arrays(), self.columns.arrays()
         values, counts, marks = planes.contiguous().numpy(), areas.numpy(), result.numpy()
 

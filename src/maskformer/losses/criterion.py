@@ -73,10 +73,10 @@ class LossNormalizer:
         """
         labels = checked_class_labels(class_labels, len(class_labels), len(empty_weight) - 1)
         counts = [len(image_labels) for image_labels in labels]
-        shares = torch.tensor([min(1.0, num_queries / count) for count in counts for _ in range(count)])
         num_unmatched = sum(max(0, num_queries - count) for count in counts)
         weights = in_full_precision(empty_weight)
-        matched = (weights[torch.cat(labels).to(weights.device)] * shares.to(weights)).sum()
+        shares = weights.new_tensor([min(1.0, num_queries / count) for count in counts for _ in range(count)])
+        matched = (weights[torch.cat(labels).to(weights.device)] * shares).sum()
         # one tensor, so that the processes exchange one message
         numbers = torch.stack([weights.new_tensor(float(sum(counts))), matched + num_unmatched * weights[-1]])
         if distributed.is_available() and distributed.is_initialized():
@@ -280,7 +280,7 @@ def _check_finite(heads: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     tensors = [tensor.detach().flatten(1) for pair in heads.values() for tensor in pair]
     # NaN passes through minimum and maximum, so two numbers per image tell all, without a map of flags. Two passes:
     # torch's aminmax along an axis takes twenty times as long.
-    found = [torch.empty(0)] * len(tensors)
+    found = tensors.copy()
 
     def look(numbers: Iterator[int]) -> None:
         for number in numbers:

@@ -32,8 +32,8 @@ def decode_run_lengths(run_lengths: RunLengths) -> Tensor:
         ValueError: the counts do not add up to height x width.
     """
     height, width = run_lengths["size"]
-    counts = torch.tensor(run_lengths["counts"], dtype=torch.int64)
+    counts = torch.tensor(run_lengths["counts"], dtype=torch.int64, device="cpu")
     if int(counts.sum()) != height * width:
         raise ValueError(f"run lengths add up to {int(counts.sum())} pixels; expected {height} x {width}.")
-    values = (torch.arange(len(counts)) % 2).bool()
+    values = (torch.arange(len(counts), device="cpu") % 2).bool()
     return values.repeat_interleave(counts).view(width, height).T.contiguous()  # [H, W]

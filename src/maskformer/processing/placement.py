@@ -105,7 +105,7 @@ def placements(
     stride, padded = STRIDE, (height * STRIDE, width * STRIDE)
     valid_sizes = [padded] * batch
     if pixel_mask is not None:
-        pixel_mask = torch.as_tensor(pixel_mask)
+        pixel_mask = torch.as_tensor(pixel_mask, device=getattr(pixel_mask, "device", "cpu"))
         if pixel_mask.ndim != 3 or len(pixel_mask) != batch:
             raise ValueError(f"pixel_mask has shape {tuple(pixel_mask.shape)}; expected [{batch}, H, W].")
         padded = (int(pixel_mask.shape[1]), int(pixel_mask.shape[2]))
@@ -153,7 +153,7 @@ def strongest_plane(groups: Iterable[Tensor]) -> Tensor:
 
     Equal to an argmax over all planes, which come as groups [K, H, W] so that they need not exist together.
     """
-    best, winner = torch.empty(0), torch.empty(0)
+    best, winner = torch.empty(0, device="cpu"), torch.empty(0, device="cpu")
     for index, plane in enumerate(plane for group in groups for plane in group):
         if index == 0:
             best, winner = plane.clone(), torch.zeros_like(plane, dtype=torch.int64)

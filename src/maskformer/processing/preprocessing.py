@@ -52,9 +52,9 @@ def batch_images(
         images.append(resize_image(picture, size, settings.resample))
     sizes = [image_size(image) for image in images]
     padded = padded_size(sizes, settings)
-    pixel_values = torch.zeros(len(images), settings.channels, *padded)
-    pixel_mask = torch.zeros(len(images), *padded, dtype=torch.int64)
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (settings.image_mean, settings.image_std))
+    pixel_values = torch.zeros(len(images), settings.channels, *padded, dtype=torch.float32, device="cpu")
+    pixel_mask = torch.zeros(len(images), *padded, dtype=torch.int64, device="cpu")
+    mean, std = (pixel_values.new_tensor(values).view(-1, 1, 1) for values in (settings.image_mean, settings.image_std))
     for values, mask, image, (height, width) in zip(pixel_values, pixel_mask, images, sizes, strict=True):
         window = values[:, :height, :width]
         window.copy_(image)
@@ -203,7 +203,7 @@ def _map_list(segmentation_maps: Any, one_stack: bool) -> list[Any]:
 def _read_map(source: Any, size: Size, is_stack: bool, name: str) -> Tensor:
     """A map [h, w] or stack of masks [N, h, w] of the image's size."""
     empty = isinstance(source, (list, tuple)) and len(source) == 0
-    label_map = torch.zeros(0, *size, dtype=torch.uint8) if empty else read_label_map(source, name)
+    label_map = torch.zeros(0, *size, dtype=torch.uint8, device="cpu") if empty else read_label_map(source, name)
     if not is_stack and label_map.ndim == 3 and len(label_map) == 1:
         label_map = label_map[0]
     if label_map.ndim != (3 if is_stack else 2):
@@ -254,7 +254,7 @@ def present_ids(label_map: Tensor) -> list[int]:
 def binary_masks(label_map: Tensor, keys: Sequence[int], size: Size) -> Tensor:
     """bool [N, H, W]: where a map [h, w] equals each key, or the masks [*, h, w] at these places; 0 on the padding."""
     height, width = image_size(label_map)
-    masks = torch.zeros(len(keys), *size, dtype=torch.bool)
+    masks = torch.zeros(len(keys), *size, dtype=torch.bool, device=label_map.device)
     for mask, key in zip(masks[:, :height, :width], keys, strict=True):
         if label_map.ndim == 2:
             torch.eq(label_map, key, out=mask)
@@ -272,4 +272,4 @@ def _final_labels(labels: list[int], settings: ProcessorSettings, name: str) -> 
                 f"{name} holds class {label}, which becomes label {label - first}; labels must be {allowed}: "
                 "set ignore_index, do_reduce_labels or num_labels to match the annotation."
             )
-    return torch.tensor(labels, dtype=torch.int64) - first
+    return torch.tensor(labels, dtype=torch.int64, device="cpu") - first

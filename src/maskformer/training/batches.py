@@ -83,7 +83,7 @@ class PixelCollate:
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         batch = self.collate(samples)
-        labels = torch.full(batch["pixel_mask"].shape, 255)
+        labels = torch.full_like(batch["pixel_mask"], 255)
         for place, sample in enumerate(samples):
             labels[place, : sample.size[0], : sample.size[1]] = torch.from_numpy(sample.class_map(255))
         stride = self.collate.target_stride
