@@ -93,6 +93,19 @@ def test_bands_give_the_sum_of_the_versions(segmenter, monkeypatch, order):
         assert np.array_equal(result.segmentation[clear], total.argmax(0).numpy()[clear])
 
 
+def test_neither_autocast_nor_torchs_default_type_rounds_the_sums(segmenter):
+    segmenter.model.sure = 1.0
+    averaging = augmentation.AugmentedSegmenter(segmenter, PROTOCOL)
+    expected, before = next(averaging.stream([picture()])).segmentation, torch.get_default_dtype()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(next(averaging.stream([picture()])).segmentation, expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert np.array_equal(next(averaging.stream([picture()])).segmentation, expected)
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_a_per_pixel_baseline_is_averaged_too(monkeypatch):
     baseline = painter_segmenter("semantic")
     baseline.is_per_pixel = True

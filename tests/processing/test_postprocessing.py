@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import MaskFormerImageProcessorPil as Peer
 
+from maskformer.kernels import compiled
 from maskformer.processing import postprocessing
 from maskformer.processing.image_processor import MaskFormerImageProcessor
 from maskformer.processing.masks import decode_run_lengths
@@ -302,6 +303,23 @@ def test_half_precision_is_computed_in_float32(blobs, method, dtype):
             found, expected = found["segmentation"], expected["segmentation"]
         assert torch.equal(found, expected)
         assert not found.requires_grad
+
+
+@pytest.mark.parametrize("protocol", ["transformers", "paper", "paper-panoptic"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("loops", [True, False])
+def test_autocast_does_not_round_scores_and_counts(blobs, monkeypatch, method, protocol, loops):
+    monkeypatch.setattr(compiled, "available", loops and compiled.available)
+    arguments = {"outputs": blobs(), "target_sizes": SIZES, "protocol": protocol}
+    expected = method(**arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = method(**arguments)
+    assert all(
+        (one["segments_info"] == other["segments_info"] and torch.equal(one["segmentation"], other["segmentation"]))
+        if isinstance(one, dict)
+        else torch.equal(one, other)
+        for one, other in zip(found, expected, strict=True)
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -75,7 +75,8 @@ class AugmentedSegmenter:
             picture = read_image(image, segmenter.num_channels, None, f"image {number}")
             size = image_size(picture)
             versions = list(self._versions(picture, size, protocol))
-            segmentation = _strongest(versions, size, len(segmenter.labels)).numpy()
+            with torch.autocast(segmenter.device.type, enabled=False):  # it would multiply in half precision
+                segmentation = _strongest(versions, size, len(segmenter.labels)).numpy()
             infos = [{"id": label, "label_id": label, "score": 1.0} for label in range(len(segmenter.labels))]
             segments = segments_of_map(segmentation, infos, segmenter.labels, segmenter.stuff_ids)
             yield Segmentation("semantic", segmentation, segments, size, segmenter.labels, image)
@@ -149,14 +150,14 @@ def _strongest(versions: list[_Version], size: tuple[int, int], num_classes: int
     """int32 [H, W]: the class with the largest sum of scores; ties go to the lowest."""
     planes = sum(len(version.maps) for version in versions)
     rows = max(1, _VALUES_AT_ONCE // ((planes + num_classes) * size[1]))
-    result = torch.empty(size, dtype=torch.int32)
+    result = torch.empty(size, dtype=torch.int32, device="cpu")
     probs = [version.probs for version in versions if version.probs is not None]
     votes = torch.cat(probs).T.contiguous() if probs else None  # [C, VQ]
     for start in range(0, size[0], rows):
         stop = min(start + rows, size[0])
         bands = (version.band(start, stop) for version in versions)
         if votes is None:
-            result[start:stop] = sum(bands, torch.zeros(())).argmax(0)
+            result[start:stop] = sum(bands, torch.zeros((), device="cpu")).argmax(0)
             continue
         masks = votes.new_empty(planes, stop - start, size[1])  # [VQ, n, W]
         for place, band in zip(masks.split([len(version.maps) for version in versions]), bands, strict=True):

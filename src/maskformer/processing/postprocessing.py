@@ -19,12 +19,13 @@ Shapes: B batch, Q queries, C classes, K some classes or queries, N instances, H
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from functools import partial
-from typing import Any, TypedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial, wraps
+from typing import Any, ParamSpec, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
 
 from maskformer.kernels.dense import linear
 from maskformer.processing.masks import encode_run_lengths
@@ -36,6 +37,23 @@ ROWS_AT_ONCE = 64
 """Rows of a map that are renumbered at once."""
 QUERIES_AT_ONCE = 25
 """Masks whose cells are looked at together."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Without a gradient, and without the caller's autocast, which multiplies scores and counts in half precision."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        outputs: Any = args[0] if args else kwargs["outputs"]
+        logits = getattr(outputs, "class_queries_logits", None)
+        kind: str = (outputs.logits if logits is None else logits).device.type
+        with torch.no_grad(), torch.autocast(kind if is_autocast_available(kind) else "cpu", enabled=False):
+            return function(*args, **kwargs)
+
+    return run
 
 
 class SemanticResult(dict[str, Tensor]):
@@ -63,7 +81,7 @@ class SegmentsResult(TypedDict):
     segments_info: list[SegmentInfo]
 
 
-@torch.no_grad()
+@_in_full_precision
 def semantic_segmentation(
     outputs: Any,
     target_sizes: Sequence[Any] | Tensor | None = None,
@@ -127,7 +145,7 @@ def _paper_probs(mask_logits: Tensor, place: Placement) -> Iterator[Tensor]:
     return (place.from_input(place.to_input(one[None])).sigmoid()[0] for one in mask_logits)
 
 
-@torch.no_grad()
+@_in_full_precision
 def panoptic_segmentation(
     outputs: Any,
     threshold: float = 0.5,
@@ -206,7 +224,7 @@ def _number_segments(
     return ids, segments
 
 
-@torch.no_grad()
+@_in_full_precision
 def instance_segmentation(
     outputs: Any,
     threshold: float = 0.5,
