@@ -70,6 +70,15 @@ def test_float_images_are_resized_without_rounding(resample: int):
     assert float((ours - torch.from_numpy(reference)).abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize("size", [(9, 1), (1, 1), (1, 9), (2, 2)])
+def test_one_column_is_resized_as_pillow_does(size: tuple[int, int]):
+    image = picture(40, 5)
+    expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)).astype(int)
+    levels = torch.from_numpy(image.transpose(2, 0, 1).copy())
+    for ours in (resize_image(levels, size), resize_image(levels.float(), size)):
+        assert float(np.abs(ours.numpy().transpose(1, 2, 0) - expected).max()) <= 1.01
+
+
 @settings(max_examples=12, deadline=None)
 @given(st.integers(20, 260), st.integers(20, 260), st.sampled_from([0, 32]))
 def test_the_default_path_equals_the_peer(height: int, width: int, divisor: int):

@@ -115,7 +115,7 @@ def resize_image(image: Tensor, size: Size, resample: int = BILINEAR) -> Tensor:
         return image
     if resample == NEAREST:
         return resize_labels(image, size)
-    if resample == BILINEAR:
+    if resample == BILINEAR and size[1] > 1:  # torch's kernel fails or returns garbage for a single column
         return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
     height, width = size
     planes = [np.array(Image.fromarray(plane).resize((width, height), resample)) for plane in image.numpy()]
