@@ -46,6 +46,14 @@ def test_every_pixel_of_a_segment_is_blended_with_its_colour():
     assert np.array_equal(drawn[:, 30], np.tile((colors[5] * 0.55).astype(np.uint8), (40, 1)))
 
 
+def test_colors_may_be_the_rows_of_an_array():
+    image, segmentation = _halves()
+    segments, palette = [_segment(1, 3), _segment(2, 3)], label_colors(8)[::-1]
+    drawn = overlay(image, segmentation, segments, colors=dict(enumerate(palette)))
+    same = overlay(image, segmentation, segments, colors={3: tuple(palette[3].tolist())})
+    assert drawn.tobytes() == same.tobytes()
+
+
 def test_borders_are_drawn_alike_in_both_directions():
     image, segmentation = _halves()
     segments = [_segment(1, 3), _segment(2, 5)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,18 +163,18 @@ def _entries(
     entries: list[_Entry] = []
     for segment, share in zip(segments, shares.tolist(), strict=True):
         label_id = int(_read(segment, "label_id"))
-        color = colors.get(label_id) or label_colors(label_id + 1)[label_id].tolist()
+        color = colors[label_id] if label_id in colors else label_colors(label_id + 1)[label_id]
         label = _read(segment, "label") or id2label.get(label_id) or f"class {label_id}"
         entries.append(_Entry(label_id, label, _read(segment, "score"), share, _shade(color, seen[label_id])))
         seen[label_id] += 1
     return entries
 
 
-def _shade(color: Sequence[int], number: int) -> Color:
+def _shade(color: Iterable[int], number: int) -> Color:
     """The colour of the instance of that number: itself, darker, lighter, darker still, ... over nine steps."""
     step = (number + 1) // 2 % 5
     goal, share = (0, 0.13 * step) if number % 2 else (255, 0.15 * step)
-    red, green, blue = (round(value + (goal - value) * share) for value in color)
+    red, green, blue = (round(value + (goal - value) * share) for value in map(int, color))
     return red, green, blue
 
 
