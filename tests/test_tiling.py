@@ -13,6 +13,7 @@ from transformers.image_transforms import rgb_to_id
 
 from maskformer.data.scenes import LABELS, STUFF_IDS, draw_scene
 from maskformer.evaluation.panoptic_quality import PanopticQuality
+from maskformer.inference import Segmenter
 from maskformer.processing.masks import encode_run_lengths
 from maskformer.results import Segmentation, map_of_runs, segments_of_map, segments_of_runs
 from maskformer.tiling import TiledSegmenter, tiles
@@ -125,6 +126,19 @@ def test_instances_are_joined_with_their_overlaps(seed) -> None:
         assert np.array_equal(segment.mask, truth == whole[segment.area]["id"])
         assert segment.bbox == whole[segment.area]["bbox"]
     assert [segment.id for segment in result.segments] == list(range(len(result.segments)))
+
+
+@pytest.mark.parametrize(("task", "options"), [("instance", {}), ("panoptic", {"label_ids_to_fuse": {9}})])
+def test_joined_segments_are_things_or_stuff_as_in_one_piece(task, options) -> None:
+    model = Segmenter.from_pretrained("scenes")
+    unknowing = Segmenter(model.model, model.image_processor)
+    unknowing.stuff_ids = None  # as of a checkpoint that does not say which classes are stuff
+    picture = draw_scene(1, (100, 150)).image
+    whole = unknowing.predict(picture, task, **options)[0]
+    joined = TiledSegmenter(unknowing, 100).predict([picture], task, **options)[0]
+    assert joined.segments
+    for segment in whole.segments + joined.segments:
+        assert segment.is_thing is (segment.label_id not in options.get("label_ids_to_fuse", ()))
 
 
 def test_without_fusing_stuff_stays_apart_where_it_is_not_connected() -> None:

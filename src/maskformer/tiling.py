@@ -122,18 +122,20 @@ class TiledSegmenter:
     def _joined(
         self, image: Any, places: list[Tile], results: Iterator[Segmentation], fused: Collection[int] | None
     ) -> Segmentation:
-        stuff: frozenset[int] | None = self.segmenter.stuff_ids
         join = _Join((places[-1].bottom, places[-1].right))
         task: Any = None
         for place, result in zip(places, results, strict=True):
             task = result.task
             join.add(place, result)
         labels = self.segmenter.labels
+        told = {segment.label_id: segment.is_thing for _, segment in join.found if segment.is_thing is not None}
+        stuff = {label_id for label_id, is_thing in told.items() if not is_thing} if told else None
         if task == "instance":
             runs, infos = join.instances()
             segmentation, segments = map_of_runs(runs, join.size), segments_of_runs(runs, infos, labels, stuff)
         else:
-            infos = join.classes() if task == "semantic" else join.segments((stuff or ()) if fused is None else fused)
+            united: Collection[int] = (self.segmenter.stuff_ids or ()) if fused is None else fused
+            infos = join.classes() if task == "semantic" else join.segments(united)
             segmentation, segments = join.canvas, segments_of_map(join.canvas, infos, labels, stuff)
         return Segmentation(task, segmentation, segments, join.size, labels, image)
 
