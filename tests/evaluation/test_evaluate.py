@@ -194,6 +194,12 @@ def test_records_of_another_evaluation_are_refused(folder, tmp_path):
     assert '"task":"semantic"' in (tmp_path / "journal-0.jsonl").read_text().splitlines()[0]
 
 
+def test_a_set_of_classes_to_fuse_is_kept_with_the_records(folder, tmp_path):
+    options = {"directory": tmp_path, "post_processing": {"label_ids_to_fuse": set(STUFF_IDS)}}
+    assert run(folder, "panoptic", limit=2, **options).num_images == 8
+    assert not run(folder, "panoptic", resume=True, **options).is_partial
+
+
 def test_a_partial_result_says_so(folder):
     result = run(folder, "panoptic", limit=3)
     assert result.is_partial

@@ -24,7 +24,7 @@ class Journal:
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any], rank: int) -> None:
-        self.directory, self.settings = directory, json.loads(json.dumps(settings))
+        self.directory, self.settings = directory, json.loads(json.dumps(settings, default=sorted))  # sets
         self.path = directory / f"journal-{rank}.jsonl"
         self._checked = False
         directory.mkdir(parents=True, exist_ok=True)
