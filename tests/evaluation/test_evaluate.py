@@ -190,6 +190,14 @@ def test_records_of_another_evaluation_are_refused(folder, tmp_path):
     trained_on.model.colors.data[0, 0] += 1e-6
     with pytest.raises(ValueError, match="of another evaluation: its weights is"):
         evaluate(trained_on, dataset, "panoptic", Options(directory=tmp_path, resume=True))
+    resized, changed = painter_segmenter("panoptic"), Options(directory=tmp_path, resume=True)
+    resized.image_processor.rescale_factor *= 2
+    with pytest.raises(ValueError, match="of another evaluation: its image_processor is"):
+        evaluate(resized, dataset, "panoptic", changed)
+    unknowing = painter_segmenter("panoptic")
+    unknowing.stuff_ids = frozenset()
+    with pytest.raises(ValueError, match="of another evaluation: its stuff is"):
+        evaluate(unknowing, dataset, "panoptic", changed)
     run(folder, "semantic", directory=tmp_path)  # without resume they are forgotten
     assert '"task":"semantic"' in (tmp_path / "journal-0.jsonl").read_text().splitlines()[0]
 

@@ -206,7 +206,9 @@ def _resumed(
     for tensor in segmenter.model.state_dict().values():
         weights = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), weights)
     data = {"data": dataset.root, "split": dataset.split, "images": len(dataset), "classes": dataset.id2label}
-    journal = Journal(options.directory, {"task": task, "weights": weights} | data | how, rank)
+    model: dict[str, Any] = {"weights": weights, "image_processor": segmenter.image_processor.to_dict()}
+    model |= {"labels": dict(segmenter.labels), "stuff": segmenter.stuff_ids}
+    journal = Journal(options.directory, {"task": task} | model | data | how, rank)
     rows: dict[int, Row] = {}
     if options.resume:
         for record in journal.records():
