@@ -71,6 +71,8 @@ def test_ties_go_to_the_lowest_index() -> None:
     assert not Resize((6, 6), (30, 31)).strongest_plane(planes).any()
     planes[0] = 0
     assert (Resize((6, 6), (30, 31)).strongest_plane(planes) == 1).all()
+    equals = smooth(1, (6, 5), 0).expand(3, -1, -1).contiguous()  # values that float32 rounds
+    assert not Resize((6, 5), (31, 41)).strongest_plane(equals).any()
 
 
 def test_saturated_and_zero_planes() -> None:

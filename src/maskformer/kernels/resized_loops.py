@@ -33,7 +33,7 @@ def find_strongest(
     may_win = np.empty(across, np.uint8)
     candidates, found = np.empty((across, num), np.int32), np.empty(across, np.int32)
     line = np.empty(result.shape[1], result.dtype)
-    highest = np.empty((count.max(), width.max()), planes.dtype)
+    highest = np.empty((count.max(), width.max()), np.float64)  # as the values are: rounded, it is below its equals
     for row in range(blocks[0], blocks[1]):
         top, bottom = low[row] - first, high[row] - first
         best[:] = -np.inf
