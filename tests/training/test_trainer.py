@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -93,6 +94,30 @@ def test_a_signal_saves_and_ends(tmp_path, checkpoint, monkeypatch) -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     monkeypatch.setattr(Trainer, "step", step)
     assert train(stopped, resume=True).model is not None
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_signal_to_all_processes_does_not_take_the_workers_away(tmp_path, checkpoint, monkeypatch) -> None:
+    train(settings(tmp_path / "whole", checkpoint))
+    step = Trainer.step
+
+    def interrupted(self, batches):
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        if self.done == 1:
+            for pid in (*(worker.pid for worker in workers), os.getpid()):
+                os.kill(pid, signal.SIGTERM)
+            for worker in workers:
+                worker.join(0.1)
+                os.kill(worker.pid, signal.SIGINT)
+        return step(self, batches)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    stopped = settings(tmp_path / "stopped", checkpoint, workers=2)
+    assert train(stopped).step == 2
+    assert not multiprocessing.active_children()
+    monkeypatch.setattr(Trainer, "step", step)
+    train(stopped, resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 

@@ -11,6 +11,7 @@ B micro-batch, N images of the data set, H W image.
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,10 +154,14 @@ def build_loader(dataset: SegmentationDataset, config: TrainingConfig, collate: 
         batch_sampler=order,  # pyright: ignore[reportArgumentType]  # pairs, where torch thinks of numbers
         collate_fn=collate,
         num_workers=config.workers,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def _one_thread(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
+    # Ctrl-C, torchrun and service managers tell every process of the group to end, but only the training can save; it
+    # ends its workers, and they end without it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
