@@ -328,3 +328,18 @@ def test_counters_are_copied_into_the_average() -> None:
         layer(torch.randn(4, 2))
         average.update()
     assert average.values["num_batches_tracked"].item() == 3
+
+
+def test_a_damaged_checkpoint_is_told_wherever_it_is_damaged(tmp_path, checkpoint) -> None:
+    config = settings(tmp_path, checkpoint)
+    save_checkpoint(config, 1, lambda path: path.mkdir(), {"step": 1, "average": {"values": torch.zeros(9)}})
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None
+    state = newest / "training.pt"
+    whole = state.read_bytes()
+    assert read_state(newest)["step"] == 1
+    in_pickle = whole.index(b"average")
+    for damaged in (b"", whole[:1], whole[:-9], whole[:in_pickle] + b"\xff" + whole[in_pickle + 1 :]):
+        state.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"step-00000001 is damaged: remove it and resume from the one before"):
+            read_state(newest)

@@ -6,6 +6,7 @@ RUN/log.jsonl, RUN/best and RUN/model (to be used: with the averaged weights whe
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """
     try:
         return torch.load(checkpoint / _STATE, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
         raise ValueError(f"the checkpoint {checkpoint} is damaged: remove it and resume from the one before") from error
 
 
