@@ -121,6 +121,26 @@ def test_a_signal_to_all_processes_does_not_take_the_workers_away(tmp_path, chec
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
+def test_a_full_disk_does_not_take_the_run_away(tmp_path, checkpoint, monkeypatch) -> None:
+    config = settings(tmp_path / "run", checkpoint, steps=2)
+    train(config)
+    before = [(config.out / name).read_text() for name in ("config.yaml", "log.jsonl")]
+    write_text = Path.write_text
+    for full in ("config.yaml", "log.jsonl"):
+
+        def write(path, *text, full=full, **rest):
+            if path.name.startswith(full):
+                path.write_bytes(b"")  # the old content is gone before there is no room for the new
+                raise OSError(28, "No space left on device")
+            return write_text(path, *text, **rest)
+
+        monkeypatch.setattr(Path, "write_text", write)
+        with pytest.raises(OSError, match="No space left"):
+            train(config, resume=True)
+        monkeypatch.undo()
+        assert [(config.out / name).read_text() for name in ("config.yaml", "log.jsonl")] == before
+
+
 def test_resuming_needs_a_run_and_the_same_settings(tmp_path, checkpoint) -> None:
     config = settings(tmp_path / "run", checkpoint, steps=2)
     with pytest.raises(ValueError, match="holds no run to resume"):

@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from maskformer.checkpoints.writing import written_whole
 from maskformer.training.config import TrainingConfig
 
 
@@ -42,7 +43,8 @@ class RunLog:
         if self.is_first:
             kept = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
             lines = [line for line in kept if line.endswith("\n") and json.loads(line)["step"] <= first_step]
-            self.path.write_text("".join(lines), encoding="utf-8")
+            with written_whole(self.path) as partial:
+                partial.write_text("".join(lines), encoding="utf-8")
             self._file = self.path.open("a", encoding="utf-8")
             self._bar.start()
 

@@ -152,8 +152,10 @@ class Trainer:
         """Train to the end, or until SIGTERM or Ctrl-C, which save and return; `notes` are told first."""
         config, accelerator = self.config, self.accelerator
         if accelerator.is_main_process:
-            config.out.mkdir(parents=True, exist_ok=True)
-            (config.out / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+            with written_whole(
+                config.out / "config.yaml"
+            ) as partial:  # a full disk must not take it from a resumed run
+                partial.write_text(config.to_yaml(), encoding="utf-8")
         accelerator.wait_for_everyone()
         if accelerator.log_with:
             accelerator.init_trackers("tracking", config={k: str(v) for k, v in config.model_dump().items()})
