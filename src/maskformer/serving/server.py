@@ -43,7 +43,6 @@ def log_to_stderr() -> None:
 
 def serve(app: FastAPI, service: Service, bound: socket.socket) -> None:
     """Answer until a signal asks to end; returns when all that were inside have been answered."""
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again once all is done: that is success
     limits = service.limits
     config = uvicorn.Config(
         app,
@@ -53,7 +52,10 @@ def serve(app: FastAPI, service: Service, bound: socket.socket) -> None:
         timeout_graceful_shutdown=int(limits.body_seconds + limits.seconds) + 5,
         limit_concurrency=max(1000, 4 * limits.requests),
     )
-    _Server(config, service).run([bound])
+    server = _Server(config, service)
+    # Before uvicorn takes it, and when uvicorn raises it again once all is done: that is success.
+    signal.signal(signal.SIGTERM, server.handle_exit)
+    server.run([bound])
 
 
 class _Server(uvicorn.Server):
