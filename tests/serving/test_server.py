@@ -1,5 +1,7 @@
 """How the server begins, ends and logs, in this process."""
 
+import json
+import logging
 import os
 import signal
 import threading
@@ -8,7 +10,7 @@ import time
 import uvicorn
 
 from maskformer.serving.app import build_app
-from maskformer.serving.server import bound_socket, serve
+from maskformer.serving.server import bound_socket, log_to_stderr, serve
 from maskformer.serving.service import Service
 
 
@@ -32,3 +34,16 @@ def test_a_signal_before_uvicorn_listens_to_signals_is_not_lost(predictor, monke
     finally:
         again.cancel()
         signal.signal(signal.SIGTERM, before)
+
+
+def test_everything_in_the_log_is_json(monkeypatch, capsys) -> None:
+    for name in (None, "maskformer.serving", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        for field in ("handlers", "propagate", "level"):
+            monkeypatch.setattr(logger, field, getattr(logger, field))
+    log_to_stderr()
+    logging.getLogger("python_multipart.multipart").warning("cut off")
+    logging.getLogger("uvicorn.error").warning("gone")
+    logging.getLogger("httpx").info("of no interest")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["event"] for line in lines] == ["cut off", "gone"]

@@ -32,10 +32,10 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def log_to_stderr() -> None:
-    """Have this process log as lines of JSON."""
+    """Have this process log as lines of JSON, and the libraries in it too: one warns of every form cut off."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
-    for name in (LOGGER.name, "uvicorn.error"):
+    for name in ("", LOGGER.name, "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO if name == LOGGER.name else logging.WARNING)
