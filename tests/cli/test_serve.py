@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from maskformer.cli import main
+from maskformer.cli import main, serve
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +74,15 @@ def test_tokens_that_would_let_everybody_in(capsys, tmp_path, monkeypatch) -> No
     monkeypatch.setenv("MASKFORMER_TOKEN", "")
     assert refused(capsys, *words)[0] == 1
     assert refused(capsys, *words, "--token-file", str(tmp_path / "none"))[0] == 1
+
+
+def test_a_line_break_is_no_part_of_a_token(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "token"
+    file.write_text("sesame\nand nothing of this\n")
+    assert serve._token(file) == "sesame"
+    assert serve._token(None) is None
+    monkeypatch.setenv("MASKFORMER_TOKEN", "sesame\n")
+    assert serve._token(None) == "sesame"
 
 
 def test_help_without_torch() -> None:

@@ -132,7 +132,10 @@ class Command:
 
 def _token(file: Path | None) -> str | None:
     """The first line of the file, or what the environment has."""
-    token = os.environ.get(TOKEN_VARIABLE) if file is None else (file.read_text().splitlines() or [""])[0].strip()
-    if token == "" or (token is None and file is not None):
+    lines = os.environ.get(TOKEN_VARIABLE) if file is None else file.read_text()
+    if lines is None:
+        return None
+    token = (lines.splitlines() or [""])[0].strip()  # secrets tend to end in a line break, which no header can hold
+    if not token:
         raise ValueError(f"the token in {file or TOKEN_VARIABLE} is empty: put one there, or leave the option out")
     return token
