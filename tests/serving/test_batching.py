@@ -8,6 +8,8 @@ import pytest
 
 from maskformer.serving.batching import Batcher, House, HouseFull
 
+from .conftest import limited
+
 
 async def served(batcher, *requests):
     """The answers of requests that arrive while the first batch is in hand."""
@@ -150,3 +152,13 @@ def test_the_house_is_full_until_someone_leaves() -> None:
     with house.visit():
         assert house.inside == 1
     assert house.inside == 0
+
+
+def test_what_waits_for_ever_fails_instead() -> None:
+    async def main():
+        await served(Batcher(doubled([]), 1, 0), asyncio.get_running_loop().create_future())
+
+    with pytest.raises(TimeoutError, match=r"not done after 0\.2 seconds"), limited(0.2):
+        asyncio.run(main())
+    with pytest.raises(TimeoutError), limited(0.2):
+        threading.Event().wait()
