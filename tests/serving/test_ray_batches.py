@@ -149,9 +149,34 @@ def test_each_picture_is_written_once_and_none_is_missed(tmp_path, monkeypatch) 
     monkeypatch.setattr(ray_batches, "_rows", lambda *_: iter([flat[0], flat[0], flat[1]]))
     files = {str(path): path.stem for path in paths}
     assert [file for file, _ in segment_on_cluster(None, files, {}, RECIPE, tmp_path / "out", None)] == list(files)
-    monkeypatch.setattr(ray_batches, "_rows", lambda *_: iter(flat[:1]))
-    with pytest.raises(RuntimeError, match=r"no answer for 1 pictures, among them .*001\.png"):
-        list(segment_on_cluster(None, files, {}, RECIPE, tmp_path / "out", None))
+
+
+def test_a_worker_leaves_what_others_have_begun_with_in_vain(tmp_path) -> None:
+    paths = sorted(draw(tmp_path / "in", 2).iterdir())
+    tally = ray_batches._Tally()
+    for _ in range(3):
+        assert len(answers(Worker(RECIPE, tally.begin), *paths)) == 2
+    assert not answers(Worker(RECIPE, tally.begin), *paths)
+    assert len(answers(Worker(RECIPE, tally.begin), *paths[1:])) == 1
+
+
+def test_what_took_its_workers_down_is_tried_alone_and_then_given_up(tmp_path, monkeypatch) -> None:
+    paths = sorted(draw(tmp_path / "in", 3).iterdir())
+    [*flat] = ({name: value[0] for name, value in row.items()} for row in Worker(RECIPE)(block_of(*paths)))
+    asked = []
+
+    def rows(_ray, items, _recipe, _workers, per_task):
+        asked.append(([item["file"] for item in items], per_task))
+        deadly = {paths[1].name} if per_task == 1 else {paths[1].name, paths[2].name}
+        return ({**row, "file": str(paths[0].parent / row["file"])} for row in flat if row["file"] not in deadly)
+
+    monkeypatch.setattr(ray_batches, "_rows", rows)
+    files = {str(path): path.stem for path in paths}
+    found = dict(segment_on_cluster(None, files, {}, RECIPE, tmp_path / "out", None))
+    assert asked == [(list(files), 8), (list(files)[1:], 1)]
+    assert found.keys() == files.keys()
+    assert found[str(paths[1])] == f"{paths[1]}: every worker that took it died, 3 times with this picture alone"
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["000.json", "002.json"]
 
 
 def test_resume_leaves_out_what_is_finished(tmp_path, capsys) -> None:
@@ -238,6 +263,31 @@ def test_nothing_is_lost_or_doubled_when_something_dies(nodes, expected, tmp_pat
     assert len(run.results()) == 500
     if victim == "node":
         nodes.forget_second()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray at itself
+def test_a_picture_that_kills_every_worker_fails_alone(nodes, tmp_path, monkeypatch) -> None:
+    class Deadly(Recipe):  # sent to the workers as it is written here
+        def predictor(self):
+            segmenter, num_channels = super().predictor()
+
+            def stream(pictures, **options):
+                return segmenter.stream((each if each.any() else os._exit(1) for each in pictures), **options)
+
+            return SimpleNamespace(stream=stream), num_channels
+
+    folder = draw(tmp_path / "in", 12)
+    Image.new("RGB", (96, 64)).save(folder / "005.png")
+    monkeypatch.setenv("RAY_ADDRESS", nodes.environment["RAY_ADDRESS"])
+    files = {str(path): path.stem for path in sorted(folder.iterdir())}
+    recipe = Deadly(**vars(RECIPE))
+    with ray_batches.cluster("data") as ray:
+        found = list(segment_on_cluster(ray, files, {}, recipe, tmp_path / "out", 1))
+    assert sorted(file for file, _ in found) == sorted(files)
+    [sentence] = [answer for _, answer in found if isinstance(answer, str)]
+    assert sentence == f"{folder / '005.png'}: every worker that took it died, 3 times with this picture alone"
+    assert len(list((tmp_path / "out").glob("*.json"))) == 11
 
 
 @pytest.mark.slow

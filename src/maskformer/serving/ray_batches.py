@@ -17,7 +17,8 @@ import pickle
 import sys
 import tempfile
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ EXTRA = "pip install 'maskformer[ray]'"
 # What a worker takes at once, in batches: so much is done again when it dies, and only there sizes are grouped.
 _BATCHES_PER_TASK = 4
 _MOST_TASKS = 20_000  # each costs the head node a millisecond and some memory
+_TRIES = 3  # of what every worker that begins with it dies of
 _NO_FILE = ""  # in a row that says why a worker can do nothing
 
 
@@ -149,9 +151,11 @@ def segment_on_cluster(
 
     `files` has the stem of each one's results, `remote` is of `remote_pictures`, and `out` is on this machine.
 
+    What has taken down every worker that took it is tried again, one picture at a time, before one is given up.
+
     Raises:
         ValueError: as `Segmenter.from_pretrained` on a worker.
-        RuntimeError: the cluster lost some pictures, or itself.
+        RuntimeError: the cluster lost itself.
     """
     items: list[dict[str, str]] = []
     for file, stem in files.items():
@@ -162,45 +166,63 @@ def segment_on_cluster(
     checkpoint = Path(recipe.model)
     if checkpoint.exists():  # as other processes find it
         recipe = dataclasses.replace(recipe, model=str(checkpoint.resolve()))
-    for row in _rows(ray, items, recipe, workers):
-        file, answer = row["file"], pickle.loads(row["answer"])
-        if file == _NO_FILE:
-            raise ValueError(answer)
-        if file not in left:
-            continue  # Ray repeats what a lost machine has done
-        left.remove(file)
-        if not isinstance(answer, str):
-            result, contents = answer
-            for name, content in contents.items():
-                write_whole(out / name, lambda part, content=content: part.write_bytes(content))
-            answer = result, [out / name for name in contents]
-        yield file, answer
-    if left:
-        raise RuntimeError(f"the cluster gave no answer for {len(left)} pictures, among them {min(left)}: try --resume")
+    for per_task in (_BATCHES_PER_TASK * recipe.options["batch_size"], 1):
+        again = [item for item in items if item["file"] in left]
+        for row in _rows(ray, again, recipe, workers, per_task) if again else ():
+            file, answer = row["file"], pickle.loads(row["answer"])
+            if file == _NO_FILE:
+                raise ValueError(answer)
+            if file not in left:
+                continue  # Ray repeats what a lost machine has done
+            left.remove(file)
+            yield file, answer if isinstance(answer, str) else _written(out, *answer)
+    for file in sorted(left):
+        yield file, f"{file}: every worker that took it died, {_TRIES} times with this picture alone"
 
 
-def _rows(ray: Any, items: list[dict[str, str]], recipe: Recipe, workers: int | None) -> Iterator[dict[str, Any]]:
+def _written(out: Path, result: Segmentation, contents: Mapping[str, bytes]) -> Answer:
+    for name, content in contents.items():
+        write_whole(out / name, lambda part, content=content: part.write_bytes(content))
+    return result, [out / name for name in contents]
+
+
+def _rows(
+    ray: Any, items: list[dict[str, str]], recipe: Recipe, workers: int | None, per_task: int
+) -> Iterator[dict[str, Any]]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
+    context.max_errored_blocks = -1  # a task given up between the two halves of a block looks to Ray Data like an error
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     count, occupied = workers_of(ray, recipe.device, workers)
-    per_task = _BATCHES_PER_TASK * recipe.options["batch_size"]
     tasks = min(-(-len(items) // per_task), _MOST_TASKS)
-    pictures = ray.data.from_items(items, override_num_blocks=max(tasks, 1))
+    pictures = ray.data.from_items(items, override_num_blocks=tasks)
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=min(count, tasks))
+    tally = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tally).remote()
+    given = (recipe, lambda name: ray.get(tally.begin.remote(name)))
     # The actors and what they were at are started again without limit: Ray Data's own setting.
-    results = pictures.map_batches(Worker, fn_constructor_args=(recipe,), compute=pool, batch_size=None, **occupied)
+    results = pictures.map_batches(Worker, fn_constructor_args=given, compute=pool, batch_size=None, **occupied)
     try:
         yield from results.iter_rows()
     except ray.exceptions.RayError as error:
         raise RuntimeError(f"the Ray cluster failed: {str(error).strip().splitlines()[-1]}") from error
 
 
-class Worker:
-    """A process of Ray Data with the model."""
+class _Tally:
+    """A process that outlives workers, and counts how often they have begun with what."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._options, self._complaint = recipe.options, ""
+    def __init__(self) -> None:
+        self._times: Counter[str] = Counter()
+
+    def begin(self, name: str) -> int:
+        self._times[name] += 1
+        return self._times[name]
+
+
+class Worker:
+    """A process of Ray Data with the model; `begin` is that of the tally."""
+
+    def __init__(self, recipe: Recipe, begin: Callable[[str], int] = lambda name: 1) -> None:
+        self._options, self._begin, self._complaint = recipe.options, begin, ""
         try:
             self._predictor, self._num_channels = recipe.predictor()
             self._predictor.stream((), **recipe.options)  # checks them
@@ -208,12 +230,17 @@ class Worker:
             self._complaint = str(error)
 
     def __call__(self, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """A row for each of some pictures, in any order: its `file` and, pickled, its `answer`."""
+        """A row for each of some pictures, in any order: its `file` and, pickled, its `answer`.
+
+        None at all of those that workers have begun with so often that they must have died of them.
+        """
         if self._complaint:
             yield _row(_NO_FILE, self._complaint)
             return
         columns = zip(*(block[name].tolist() for name in ("file", "root", "path", "stem")), strict=True)
         left = {file: place for file, *place in columns}
+        if self._begin(next(iter(left))) > _TRIES:
+            return
         with contextlib.suppress(Exception):
             yield from self._answered(left)
         for file, (root, path, stem) in list(left.items()):  # what cannot be read or fails the network, and neighbours
