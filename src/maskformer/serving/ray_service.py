@@ -20,6 +20,7 @@ from maskformer.serving.server import bound_socket
 from maskformer.serving.service import Limits
 
 NAME = "maskformer"
+_QUIET: Any = {"log_level": "ERROR", "enable_access_log": False}
 
 
 def serve_on_cluster(
@@ -40,40 +41,47 @@ def serve_on_cluster(
     with bound_socket(*address) as free:
         port = free.getsockname()[1]
 
+    with cluster("serve") as ray:
+        if ray.serve.status().proxies:
+            raise ValueError("Ray Serve runs on this cluster already, at another address: end it with `serve shutdown`")
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        replicas = _replicas(ray, build, limits, occupied)
+        ray.serve.start("HeadOnly", {"host": address[0], "port": port}, logging_config=_QUIET)
+        try:
+            _run_until_told(ray.serve, replicas, lambda: started(port))
+        finally:
+            ray.serve.shutdown()
+
+
+def _replicas(ray: Any, build: Callable[[], FastAPI], limits: Limits, occupied: tuple[str | None, int | None]) -> Any:
     def application() -> FastAPI:  # Ray Serve takes no other callable
         return build()
 
-    with cluster("serve") as ray:
-        serve = ray.serve
-        if serve.status().proxies:
-            raise ValueError("Ray Serve runs on this cluster already, at another address: end it with `serve shutdown`")
-        count, each = workers_of(ray, *occupied)
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        quiet: Any = {"log_level": "ERROR", "enable_access_log": False}
-        serve.start("HeadOnly", {"host": address[0], "port": port}, logging_config=quiet)
-        replicas: Any = serve.deployment(
-            serve.ingress(application)(),
-            name=NAME,
-            num_replicas=count,
-            ray_actor_options=each,
-            max_ongoing_requests=2 * limits.requests,  # it is the application that refuses, with 429
-            graceful_shutdown_timeout_s=limits.body_seconds + limits.seconds + 5,
-            max_constructor_retry_count=2,
-            logging_config=quiet,
-        )
-        stop = threading.Event()
-        try:
-            try:
-                serve.run(replicas.bind(), name=NAME)
-            except RuntimeError as error:
-                raise ValueError(f"the service did not start: {_reason(serve)}") from error
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: stop.set())
-            started(port)
-            stop.wait()
-            serve.delete(NAME)  # waits for the requests inside
-        finally:
-            serve.shutdown()
+    count, each = workers_of(ray, *occupied)
+    deployment = ray.serve.deployment(
+        ray.serve.ingress(application)(),
+        name=NAME,
+        num_replicas=count,
+        ray_actor_options=each,
+        max_ongoing_requests=2 * limits.requests,  # it is the application that refuses, with 429
+        graceful_shutdown_timeout_s=limits.body_seconds + limits.seconds + 5,
+        max_constructor_retry_count=2,
+        logging_config=_QUIET,
+    )
+    return deployment.bind()
+
+
+def _run_until_told(serve: Any, replicas: Any, started: Callable[[], None]) -> None:
+    stop = threading.Event()
+    try:
+        serve.run(replicas, name=NAME)
+    except RuntimeError as error:
+        raise ValueError(f"the service did not start: {_reason(serve)}") from error
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    started()
+    stop.wait()
+    serve.delete(NAME)  # waits for the requests inside
 
 
 def _reason(serve: Any) -> str:
