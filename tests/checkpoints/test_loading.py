@@ -83,6 +83,20 @@ def test_checkpoint_that_lacks_weights_is_refused(copy):
             load_model(copy, **options)
 
 
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-99], lambda whole: b"", lambda whole: b"version https", dict])
+def test_damaged_or_hostile_weights_of_torch_are_told(copy, damage) -> None:
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    torch.save(weights, copy / "pytorch_model.bin")
+    assert load_model(copy).config.num_labels
+    if damage is dict:
+        torch.save({**weights, "more": Path("/")}, copy / "pytorch_model.bin")
+    else:
+        (copy / "pytorch_model.bin").write_bytes(damage((copy / "pytorch_model.bin").read_bytes()))
+    with pytest.raises(ValueError, match=r"copy are damaged, or hold more than weights"):
+        load_model(copy)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "complaint"),
     [

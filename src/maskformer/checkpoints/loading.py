@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -164,7 +165,9 @@ def _reading(name: str | Path, checkpoint: str) -> Iterator[None]:
         ) from error
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"the files of checkpoint {name} are damaged: {error}") from error
-    except RuntimeError as error:
+    except (UnpicklingError, EOFError, IndexError, RuntimeError) as error:  # of torch, about pytorch_model.bin
+        if not isinstance(error, RuntimeError) or "PytorchStreamReader" in str(error):
+            raise ValueError(f"the files of checkpoint {name} are damaged, or hold more than weights") from error
         if "ignore_mismatched_sizes" not in str(error):
             raise
         raise ValueError(
