@@ -217,6 +217,25 @@ def test_backbones_the_authors_have_no_name_for_are_refused(swin):
         to_original(config, state)
 
 
+@pytest.mark.parametrize(
+    ("name", "part", "field", "value", "expected"),
+    [
+        ("swin-fpn", "backbone_config", "hidden_act", "relu", "gelu"),
+        ("swin-fpn", "backbone_config", "layer_norm_eps", 1e-6, 1e-5),
+        ("swin-fpn", "decoder_config", "activation_function", "gelu", "relu"),
+        ("resnet50-fpn", "backbone_config", "downsample_in_bottleneck", True, False),
+        ("resnet50-transformer-encoder", "decoder_config", "encoder_attention_heads", 2, 4),
+    ],
+)
+def test_a_network_that_computes_what_no_file_can_say_is_not_written(name, part, field, value, expected):
+    config, state = from_original(original(name), HEADS)
+    assert to_original(config, state)
+    setattr(getattr(config, part), field, value)
+
+    with pytest.raises(ValueError, match=rf"^{part}\.{field} is {value!r}, expected {expected!r}: the authors' layout"):
+        to_original(config, state)
+
+
 def test_models_with_other_weights_are_not_written(swin):
     config, state = from_original(swin, HEADS)
 

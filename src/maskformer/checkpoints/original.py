@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from maskformer.checkpoints.architecture import read_config
 from maskformer.checkpoints.key_tables import key_table
+from maskformer.checkpoints.loading import architecture_of
 from maskformer.configuration import MaskFormerConfig
 
 _NOT_WEIGHTS = re.compile(r"^criterion\.|^pixel_(mean|std)$|relative_position_index$|num_batches_tracked$")
@@ -84,7 +86,8 @@ def to_original(config: MaskFormerConfig, state: Mapping[str, Tensor]) -> dict[s
     """The weights in the authors' layout, Swin's index tables included.
 
     Raises:
-        ValueError: the authors' layout has no name for a weight or for the backbone, or a weight is missing.
+        ValueError: the authors' layout has no name for a weight or for the backbone, a weight is missing, or their
+            network with these weights computes something else.
     """
     state = {key: weight for key, weight in state.items() if not CONSTANTS.search(key)}
     table = key_table(config)
@@ -96,7 +99,34 @@ def to_original(config: MaskFormerConfig, state: Mapping[str, Tensor]) -> dict[s
         if original.endswith(".relative_position_bias_table"):
             index_key = original.replace("bias_table", "index")
             weights[index_key] = relative_position_index(config.backbone_config.window_size)
+    _check_unsaid(config, weights)
     return weights
+
+
+def _check_unsaid(config: MaskFormerConfig, weights: Mapping[str, Tensor]) -> None:
+    """Whoever reads the weights takes the rest to be as in the authors' networks."""
+    decoder: Any = config.decoder_config
+    attends = architecture_of(config) != "PerPixelBaseline"
+    heads = decoder.decoder_attention_heads if attends else decoder.encoder_attention_heads
+    expected = _unsaid(read_config(canonical(weights), heads))
+    for name, value in _unsaid(config).items():
+        if value != expected[name]:
+            raise ValueError(
+                f"{name} is {value!r}, expected {expected[name]!r}: the authors' layout cannot say otherwise"
+            )
+
+
+def _unsaid(config: MaskFormerConfig) -> dict[str, Any]:
+    """What a network computes with and no shape tells."""
+    decoder: Any = config.decoder_config
+    names = ("hidden_act", "layer_norm_eps", "downsample_in_first_stage", "downsample_in_bottleneck")
+    fields = {f"backbone_config.{name}": getattr(config.backbone_config, name, None) for name in names}
+    attends, encodes = architecture_of(config) != "PerPixelBaseline", config.pixel_decoder_encoder_layers > 0
+    if attends or encodes:
+        fields["decoder_config.activation_function"] = decoder.activation_function
+    if attends and encodes:
+        fields["decoder_config.encoder_attention_heads"] = decoder.encoder_attention_heads
+    return fields
 
 
 def relative_position_index(window_size: int) -> Tensor:
