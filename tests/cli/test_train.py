@@ -9,6 +9,7 @@ import yaml
 
 from maskformer import Segmenter
 from maskformer.cli import main
+from maskformer.training.recipes import resolve
 
 from ..training.tiny import save_tiny
 
@@ -19,6 +20,14 @@ def test_help_names_every_setting_without_torch() -> None:
     assert done.returncode == 0, done.stderr
     for option in ("--data", "--out", "--recipe", "--resume", "--print-config", "--crop-size HEIGHT WIDTH"):
         assert option in done.stdout
+
+
+def test_help_shows_the_defaults_of_the_default_recipe(capsys) -> None:
+    assert main(["train", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for option, field in (("--model", "model"), ("--learning-rate", "learning_rate"), ("--steps", "steps")):
+        shown = said.partition(f" {option} ")[2].partition("(default: ")[2].partition(")")[0]
+        assert shown == str(getattr(resolve({"data": "d", "out": "o"}), field)), option
 
 
 def test_print_config_is_a_file_that_config_reads(tmp_path, capsys) -> None:

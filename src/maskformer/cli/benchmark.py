@@ -7,8 +7,6 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from maskformer.cli import UsageError, options
 
 
@@ -16,7 +14,7 @@ from maskformer.cli import UsageError, options
 class Command:
     """Measure the same work with transformers and with this package, each in its own process, in turn."""
 
-    case: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CASE")] = ()
+    case: Annotated[tuple[str, ...], options.optional(metavar="CASE")] = ()
     """cases to run, by name; by default all of them."""
     against: Literal["transformers"] = "transformers"
     """whom to measure beside this package."""

@@ -26,9 +26,8 @@ class Command:
     """a directory that is missing or empty; or, to write their layout, a new file ending in .pkl."""
     attention_heads: int = 8
     """heads of the transformer's attention, the one number that the shapes do not tell."""
-    zoo: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """the published model (see `maskformer zoo`) whose image sizes and stuff classes to use, if it is not recognised by
-    its architecture."""
+    zoo: options.Name = None
+    """the published model whose sizes and stuff classes to use; by default the one of this architecture."""
     as_json: options.Json = False
     """print what was converted as JSON."""
 

@@ -41,8 +41,7 @@ class Command:
     split: options.Split = None
     """by default every split there is."""
     layout: Annotated[str | None, options.optional(name="format", metavar="FORMAT")] = None
-    """the format, where a directory has several: coco-instances, coco-panoptic, label-maps, ade20k, ade20k-full,
-    cityscapes, mapillary, coco-stuff or hub."""
+    """coco-panoptic, coco-instances, label-maps, ade20k, ade20k-full, cityscapes, mapillary, coco-stuff or hub."""
     task: options.Task = None
     """what to train; by default what the annotation is made for."""
     limit: Annotated[int | None, options.optional(metavar="N")] = None

@@ -69,8 +69,7 @@ class Command:
     resume: bool = False
     """write down in OUT/journal what is finished, and leave out what it has already."""
     engine: options.Engine = "local"
-    """ray spreads the pictures over the machines of a Ray cluster (that of RAY_ADDRESS or `ray start`, else this
-    machine), in any order, and also reads addresses such as s3://bucket/folder."""
+    """ray: on all machines of a Ray cluster (by RAY_ADDRESS, or this machine); reads s3://bucket/folder too."""
     workers: options.Workers = None
     """processes of --engine ray, with a model each; by default one per GPU, or else per CPU core."""
 

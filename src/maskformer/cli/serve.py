@@ -7,7 +7,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from maskformer.cli import UsageError, options
 
@@ -50,11 +50,10 @@ class Command:
     """seconds from a request's arrival to the end of its answer."""
     token_file: options.File = None
     """file whose first line is the token."""
-    page: bool = True
-    """the page at /."""
+    page: Annotated[bool, options.optional()] = True
+    """without the page at /."""
     engine: options.Engine = "local"
-    """ray answers with replicas on the machines of a Ray cluster (that of RAY_ADDRESS or `ray start`, else this
-    machine), each with a queue and figures of its own, and without the page. Start it on the head node."""
+    """ray: replicas on a Ray cluster (by RAY_ADDRESS, or this machine), without the page; start it on the head."""
     workers: options.Workers = None
     """replicas of --engine ray; by default one per GPU, or else per CPU core."""
 

@@ -15,7 +15,7 @@ import tyro
 
 from maskformer.cli import INTERRUPTED, UsageError, options
 from maskformer.training.config import TrainingConfig, build_config, read_settings
-from maskformer.training.recipes import resolve
+from maskformer.training.recipes import resolve, small
 
 
 def _metavar(annotation: Any) -> str:
@@ -36,9 +36,11 @@ def _metavar(annotation: Any) -> str:
 def _options() -> type[pydantic.BaseModel]:
     """Every setting as an option that may be left out, which the recipe then decides."""
     fields: dict[str, Any] = {}
+    recipe = small()  # that of who names none
     for name, field in TrainingConfig.model_fields.items():
-        default = "" if field.is_required() or field.default is None else f"(default: {field.default})"
-        shown = tyro.conf.arg(metavar=_metavar(field.annotation), help_behavior_hint=default, help=field.description)
+        default = None if field.is_required() else recipe.get(name, field.default)
+        hint = "" if default is None else f"(default: {default})"
+        shown = tyro.conf.arg(metavar=_metavar(field.annotation), help_behavior_hint=hint, help=field.description)
         fields[name] = (Annotated[field.annotation | None, shown], None)  # pyright: ignore[reportOptionalOperand]
     return pydantic.create_model("Options", **fields)
 
