@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor, Segmenter
+from maskformer import MaskFormerConfig, MaskFormerForInstanceSegmentation, MaskFormerImageProcessor, Segmenter
 from maskformer.checkpoints.loading import resolve_checkpoint
 from maskformer.data.collate import Collate
 from maskformer.data.recognise import open_dataset
@@ -43,18 +43,23 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float | None]:
     torch.manual_seed(0)
     data = open_dataset(arguments.data, "train")
     sizes = [round(arguments.size * scale) for scale in (0.75, 1.0, 1.25)]
+    checkpoint = resolve_checkpoint(arguments.model)
+    # A ResNet keeps the statistics of its checkpoint: those of a small batch would spoil it.
+    is_resnet = MaskFormerConfig.from_pretrained(checkpoint).backbone_config.model_type == "resnet"
+    norm = {"backbone_norm": "frozen"} if is_resnet else {}
     training_set = TransformedDataset(data, paper_transforms(sizes, 2 * arguments.size, None, distort_colors=True))
     loader = DataLoader(
         training_set, arguments.batch, shuffle=True, collate_fn=Collate(multiple=32, with_valid_mask=True)
     )
     network = MaskFormerForInstanceSegmentation.from_pretrained(
-        resolve_checkpoint(arguments.model),
+        checkpoint,
         id2label=data.id2label,
         label2id={name: label for label, name in data.id2label.items()},
         stuff_class_ids=data.stuff_class_ids if data.task == "panoptic" else None,
         use_auxiliary_loss=True,  # a loss on every layer of the decoder
         ignore_mismatched_sizes=True,  # other classes than the checkpoint's: the class predictor starts anew
         dtype=torch.float32,
+        **norm,
     ).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.01)
     model, optimizer, loader = accelerator.prepare(network, optimizer, loader)

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainingArguments
 
-from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor, Segmenter
+from maskformer import MaskFormerConfig, MaskFormerForInstanceSegmentation, MaskFormerImageProcessor, Segmenter
 from maskformer.checkpoints.loading import resolve_checkpoint
 from maskformer.data.collate import Collate
 from maskformer.data.recognise import open_dataset
@@ -39,15 +39,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float | None]:
 
     data = open_dataset(arguments.data, "train")
     sizes = [round(arguments.size * scale) for scale in (0.75, 1.0, 1.25)]
+    checkpoint = resolve_checkpoint(arguments.model)
+    # A ResNet keeps the statistics of its checkpoint: those of a small batch would spoil it.
+    is_resnet = MaskFormerConfig.from_pretrained(checkpoint).backbone_config.model_type == "resnet"
+    norm = {"backbone_norm": "frozen"} if is_resnet else {}
     training_set = TransformedDataset(data, paper_transforms(sizes, 2 * arguments.size, None, distort_colors=True))
     model = MaskFormerForInstanceSegmentation.from_pretrained(
-        resolve_checkpoint(arguments.model),
+        checkpoint,
         id2label=data.id2label,
         label2id={name: label for label, name in data.id2label.items()},
         stuff_class_ids=data.stuff_class_ids if data.task == "panoptic" else None,
         use_auxiliary_loss=True,  # a loss on every layer of the decoder
         ignore_mismatched_sizes=True,  # other classes than the checkpoint's: the class predictor starts anew
         dtype=torch.float32,
+        **norm,
     )
     processor = MaskFormerImageProcessor(
         size={"shortest_edge": arguments.size, "longest_edge": 2 * arguments.size},

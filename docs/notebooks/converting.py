@@ -28,8 +28,8 @@ MaskFormerForInstanceSegmentation(config).save_pretrained("random")
 # %% [markdown]
 # ## From their layout
 #
-# The architecture is read from the shapes of the weights: backbone, widths, layers, classes. Only the number of attention heads is
-# not in them (`--attention-heads`, 8 by default). Image sizes and stuff classes come from the published configuration that fits.
+# The architecture (backbone, widths, layers, classes) is read from the shapes of the weights. They do not tell the number of attention
+# heads (`--attention-heads`, 8 by default). Image sizes and stuff classes come from the published configuration that fits.
 
 # %%
 # !maskformer convert model_final.pkl converted
@@ -43,7 +43,7 @@ print("largest difference", float((before.masks_queries_logits - after.masks_que
 # %% [markdown]
 # ## A file that is not what it seems
 #
-# A pickle can run code when it is read. Ours is read by an unpickler that knows arrays and containers, and names what it refuses.
+# A pickle can run code when it is read. The reader used here accepts arrays and plain containers only, and names what it refuses.
 
 # %%
 import os

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Fine-tuning on your own folder
 #
-# From a folder of annotated pictures to a checkpoint, for panoptic, instance and semantic segmentation, by the command line. The folder
-# is drawn here, so that the notebook needs nothing; bring your own in any of the
-# [formats](../data.md). On two CPU cores all of it takes some minutes.
+# From a folder of annotated pictures to a checkpoint, for panoptic, instance and semantic segmentation, by the command line. The
+# folder is drawn here, so that nothing has to be downloaded; bring your own in any of the [formats](../data.md). All of it takes a few
+# minutes on two CPU cores.
 
 # %%
 # !maskformer data example pictures --limit 12
@@ -19,7 +19,7 @@
 # %% [markdown]
 # ## Look at the data first
 #
-# What each value of the annotation becomes, what is wrong with it, and a contact sheet of what training will see.
+# The check says what each value of the annotation becomes and what is wrong, and draws a contact sheet of what training will see.
 
 # %%
 # !maskformer data check pictures --split train
@@ -32,8 +32,9 @@ Image.open("data-check.png")
 # %% [markdown]
 # ## Panoptic
 #
-# The data allow all three tasks; panoptic is the default. The recipe `small` starts from the bundled model. For photographs, start
-# from a published checkpoint: `--model facebook/maskformer-swin-tiny-coco`.
+# These data allow all three tasks, and panoptic is their default. The recipe `small` starts from the bundled model, which knows these
+# classes already, so a few steps add little. For photographs, start from a published checkpoint:
+# `--model facebook/maskformer-swin-tiny-coco`.
 
 # %%
 # !maskformer train --data pictures --out panoptic --steps 30 --batch-size 4 --eval-every 15 --workers 0
@@ -77,7 +78,7 @@ Segmenter.from_pretrained("semantic/model", task="semantic").predict("pictures/v
 # %% [markdown]
 # ## What is in a run
 #
-# The settings, the log, checkpoints to go on from (`--resume`), and `model`, which transformers loads too.
+# The settings, the log, the checkpoints that `--resume` goes on from, sample predictions, and `model`, which transformers loads too.
 
 # %%
 import json

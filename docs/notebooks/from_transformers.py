@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Moving from transformers
 #
-# The same checkpoint in both libraries: what stays, what changes, and why. Random weights stand in for a published
-# checkpoint here; `"facebook/maskformer-swin-tiny-ade"` works in both places.
+# The same checkpoint in both libraries: what stays, what changes, and why. Random weights stand in for a published checkpoint here;
+# `"facebook/maskformer-swin-tiny-ade"` loads in both, too.
 
 # %%
 import warnings
@@ -32,7 +32,7 @@ ours = maskformer.MaskFormerForInstanceSegmentation.from_pretrained("checkpoint"
 # %% [markdown]
 # ## What stays
 #
-# Logits and the loss, to float32's rounding.
+# The logits and the loss, up to the rounding of float32.
 
 # %%
 pixels = torch.randn(2, 3, 96, 128)
@@ -47,7 +47,7 @@ for name in ("class_queries_logits", "masks_queries_logits", "loss"):
 # %% [markdown]
 # ## What changes
 #
-# **Auxiliary losses** raise there.
+# **Auxiliary losses** raise an error there.
 
 # %%
 theirs.config.use_auxiliary_loss = True
@@ -85,4 +85,4 @@ for place, processor in zip(("there", "here"), processors, strict=True):
 #
 # 1. The import.
 # 2. Hand `pixel_mask` to the post-processors, so that the padding of a batch is cropped.
-# 3. Nothing about thresholds: the defaults are the same. If you had lowered `threshold` without effect, it has one now.
+# 3. Nothing about thresholds: the defaults are the same. But a `threshold` below 0.5, which has no effect there, has one here.

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Three tasks, one network
 #
-# One checkpoint answers three questions about a picture: which class is each pixel (semantic), which things are there one by one
-# (instance), and both at once (panoptic). Here the bundled model `scenes` does it, which knows drawn scenes and needs no
-# download; for photographs, put `"facebook/maskformer-swin-base-coco"` in its place and a file name where the scene is drawn.
+# One checkpoint answers three questions about a picture: which class each pixel has (semantic), which things there are, one by one
+# (instance), and both at once (panoptic). The bundled model `scenes`, which is used here, knows drawn scenes and needs no download.
+# For photographs, write `"facebook/maskformer-swin-base-coco"` instead, and the name of a file where the scene is drawn.
 
 # %%
 from PIL import Image
@@ -26,7 +26,8 @@ picture.resize((512, 384))
 # %% [markdown]
 # ## Panoptic
 #
-# Every pixel belongs to one segment. Uncountable classes (sky, water) have one segment each, things one per thing.
+# A pixel belongs to one segment at most; where no segment is sure enough, it is void (0) and stays uncoloured. Uncountable classes
+# (sky, water) are one segment each, and every thing is a segment of its own.
 
 # %%
 panoptic = segmenter.predict(picture, task="panoptic")[0]
@@ -42,7 +43,7 @@ for segment in panoptic.segments:
 # %% [markdown]
 # ## Instance
 #
-# Each query's best class, best first: what a query takes for one object is one result. They may overlap, so each brings its own mask.
+# Every query that is sure of an object gives one result, the best first. Results may overlap, so each has its own mask.
 
 # %%
 instance = segmenter.predict(picture, task="instance")[0]
@@ -62,8 +63,8 @@ semantic.overlay()
 # %% [markdown]
 # ## What to do with the answers
 #
-# `segmentation` is an array of ids; `to_coco`, `to_panoptic` and `to_json` are what other tools read; `save` writes overlay, map and
-# JSON. `threshold` and its like are arguments of `predict`.
+# `segmentation` is an array of ids; `to_coco`, `to_panoptic` and `to_json` give what other tools read; `save` writes overlay, map and
+# JSON. Thresholds are arguments of `predict`.
 
 # %%
 strict = segmenter.predict(picture, task="panoptic", threshold=0.95)[0]

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # What the queries see
 #
-# The network does not look for objects. It has a fixed number of queries (100 in the published models, 32 in the bundled one), and
-# each answers with one class, possibly "no object", and one mask. This notebook looks at them one by one.
+# The network has a fixed number of queries (100 in the published models, 32 in the bundled one). For every picture, each query
+# answers with one class, possibly "no object", and one mask. This notebook looks at them one by one.
 
 # %%
 import matplotlib.pyplot as plt
@@ -32,8 +32,7 @@ print("classes", tuple(output.class_queries_logits.shape), "masks", tuple(output
 # %% [markdown]
 # ## Classes and masks, query by query
 #
-# Sorted by how sure each is to be an object. The others answer "no object", and what is in their masks
-# counts for nothing.
+# Sorted by how sure each query is of having an object. The masks of those that answer "no object" are not used.
 
 # %%
 probs = output.class_queries_logits[0].softmax(-1)
@@ -55,9 +54,9 @@ plt.show()
 # %% [markdown]
 # ## Where a query looks
 #
-# In every decoder layer each query attends to the backbone's lowest map, at 1/32 of the picture. The mean over the heads of the last
-# layer, for the six surest queries, drawn over the picture. A query needs not look at its own segment only: what is next to it tells
-# where it ends.
+# In every decoder layer, each query attends to the backbone's smallest map, at 1/32 of the picture's size. Below is the attention of
+# the last layer (mean over its heads) for the six surest queries, drawn over the picture. A query also looks beside its segment: what
+# is next to it tells where it ends.
 
 # %%
 attention = output.cross_attentions[-1][0].mean(0)  # [Q, cells]
