@@ -78,7 +78,7 @@ class Drawing:
             f'makes per-segment embeddings, and their product makes the masks">'
             f'<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
             f'orient="auto"><path d="M 0 0 L 8 4 L 0 8 z" fill="{self.palette.line}"/></marker></defs>'
-            f'<rect width="{WIDTH}" height="{HEIGHT}" rx="14" fill="{self.palette.page}"/>'
+            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{self.palette.page}"/>'
         )
         return head + "\n".join(self.parts) + "</svg>\n"
 

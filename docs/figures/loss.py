@@ -22,6 +22,7 @@ from maskformer.losses import dice_loss, pairwise_dice_cost, pairwise_focal_cost
 
 IMAGES = Path(__file__).parent.parent / "images"
 SHOWN = 6
+PALETTES = {"light": ("#ffffff", "#1d2433"), "dark": ("#171b24", "#edf0f6")}  # page, text
 
 
 @dataclass
@@ -78,18 +79,19 @@ def matched(seed: int) -> Matched:
     return Matched(scene, masks, labels, output.masks_queries_logits[0], logits, probs, pairs)
 
 
-def draw_charges(found: Matched) -> None:
-    """loss.png: targets from large to small, their queries, and what these are charged."""
+def draw_charges(found: Matched, mode: str) -> None:
+    """loss-MODE.webp: targets from large to small, their queries, and what these are charged."""
     order = found.masks.flatten(1).sum(1).argsort(descending=True)
     shown = order[torch.linspace(0, len(order) - 1, SHOWN).round().long()].tolist()
-    figure, axes = plt.subplots(
-        3, SHOWN, figsize=(2.05 * SHOWN, 4.7), layout="constrained", facecolor="white", height_ratios=(1, 1, 0.62)
-    )
+    figure, axes = plt.subplots(3, SHOWN, figsize=(2.05 * SHOWN, 4.7), layout="constrained", height_ratios=(1, 1, 0.62))
     for column, target in enumerate(shown):
         axes[0, column].imshow(found.tinted(target))
         axes[0, column].set_title(f"target: {CLASSES[int(found.labels[target])].name}", fontsize=11)
         draw_query(axes[1:, column], found, found.query_of[target], found.charges(target))
-    finish(figure, "loss.png")
+    for axis in figure.axes:
+        axis.set_axis_off()
+    figure.get_layout_engine().set(h_pad=0.02, hspace=0.0)
+    save(figure, f"loss-{mode}.webp")
 
 
 def draw_query(axes: np.ndarray, found: Matched, query: int, charges: str) -> None:
@@ -98,9 +100,9 @@ def draw_query(axes: np.ndarray, found: Matched, query: int, charges: str) -> No
     axes[1].text(0.5, 0.98, charges, ha="center", va="top", fontsize=10.5, linespacing=1.6)
 
 
-def draw_matching(found: Matched) -> None:
-    """loss-matching.png: the costs of all pairs, the cheapest assignment, and the three fates of a query."""
-    figure = plt.figure(figsize=(12.3, 5.6), layout="constrained", facecolor="white")
+def draw_matching(found: Matched, mode: str) -> None:
+    """loss-matching-MODE.webp: the costs of all pairs, the cheapest assignment, and the three fates of a query."""
+    figure = plt.figure(figsize=(12.3, 5.6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.25))
     axis, costs = left.subplots(), found.costs()
     picture = axis.imshow(costs, cmap="viridis_r", aspect="auto", norm=PowerNorm(0.4, vmin=-1.0))
@@ -128,16 +130,18 @@ def draw_matching(found: Matched) -> None:
     draw_query(axes[1:, 2], found, query, said)
     for axis in axes.flat:
         axis.set_axis_off()
-    figure.savefig(IMAGES / "loss-matching.png", dpi=110)
+    save(figure, f"loss-matching-{mode}.webp")
 
 
-def finish(figure: plt.Figure, name: str) -> None:
-    for axis in figure.axes:
-        axis.set_axis_off()
-    figure.get_layout_engine().set(h_pad=0.02, hspace=0.0)
-    figure.savefig(IMAGES / name, dpi=110)
+def save(figure: plt.Figure, name: str) -> None:
+    figure.savefig(IMAGES / name, dpi=110, pil_kwargs={"quality": 92})
+    plt.close(figure)
 
 
 if __name__ == "__main__":
-    draw_charges(matched(10_000_003))
-    draw_matching(matched(10_000_027))
+    scenes = matched(10_000_003), matched(10_000_027)
+    for mode, (page, text) in PALETTES.items():
+        colors = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor"), text)
+        plt.rcParams.update({**colors, "figure.facecolor": page, "axes.facecolor": page})
+        draw_charges(scenes[0], mode)
+        draw_matching(scenes[1], mode)
