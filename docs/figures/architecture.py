@@ -100,7 +100,7 @@ def draw(palette: Palette) -> str:
         d.shape(350, y - 5, f"1/{stride}")
     d.arrow((562, 138), (648, 138))
     d.text(233, 70, "model.pixel_level_module", 12, palette.faint, mono=True)
-    # The segment side, below: the decoder reads the backbone's lowest map.
+    # The segment side, below: the decoder reads the backbone's smallest map.
     d.box(158, 350, 150, 84, "queries", "queries_embedder", segment, "modeling.transformer_decoder.TransformerModule")
     d.shape(233, 454, "[Q, D] learned")
     d.box(
@@ -109,7 +109,7 @@ def draw(palette: Palette) -> str:
     )  # fmt: skip
     d.arrow((308, 392), (390, 392))
     d.arrow((350, 174), (350, 270), (477, 270), (477, 336))
-    d.shape(414, 262, "lowest map")
+    d.shape(414, 262, "smallest map")
     d.text(477, 470, "model.transformer_module", 12, palette.faint, mono=True)
     d.shape(598, 384, "[B, Q, D]")
     d.box(650, 308, 176, 72, "mask embedder", "mask_embedder", segment, "modeling.heads.MaskEmbedder")

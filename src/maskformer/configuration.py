@@ -45,10 +45,35 @@ _ADDITIONS: dict[str, Any] = {
 class MaskFormerConfig(PreTrainedConfig):
     """Configuration of `MaskFormerModel` and `MaskFormerForInstanceSegmentation` (paper sections 3.2 to 3.4).
 
-    Every argument is also an attribute; each is explained where it is declared below. Further keyword arguments
-    (`id2label`, `num_labels`, `output_hidden_states`, ...) go to `transformers.PreTrainedConfig`.
+    Every argument is also an attribute.
 
     Source: arXiv 2107.06278, sections 3.2 to 3.4 and 4.1.
+
+    Args:
+        fpn_feature_size: channels of the FPN's maps.
+        mask_feature_size: length E of the mask embeddings (paper: C_E = 256).
+        no_object_weight: weight of the "no object" class in the cross entropy (paper, section 4.1: 0.1).
+        use_auxiliary_loss: a loss on every decoder layer. In the file it is called `deep_supervision`, see `to_dict`.
+        backbone_config: of Swin, ResNet, or any backbone of transformers with maps at strides 4, 8, 16 and 32; by
+            default Swin-B pre-trained at 384 pixels, as in transformers.
+        decoder_config: a `DetrConfig`; its `num_queries`, `decoder_layers`, `d_model`, ... are those of the decoder.
+        init_std: standard deviation of the normal initialisation.
+        init_xavier_std: gain of the Xavier initialisation.
+        dice_weight: weight of the dice loss, and of the dice cost in the matching.
+        cross_entropy_weight: weight of the cross entropy in the loss.
+        mask_weight: weight of the focal loss, and of the focal cost in the matching.
+        output_auxiliary_logits: whether `forward` returns the auxiliary predictions when it is not told.
+        deep_supervision: the same as `use_auxiliary_loss`.
+        pixel_decoder_encoder_layers: transformer encoder layers on the smallest map before the FPN (the authors'
+            "+ 6 Enc" models); 0 is a plain FPN.
+        enforce_input_projection: project the smallest map even where its width already equals the decoder's.
+        backbone_norm: of ResNet only: "batch" is trainable batch norm, "frozen" constants (the authors' networks).
+        backbone_stem: of ResNet only: "basic" is one 7x7 convolution; "deeplab" three 3x3 convolutions, and dilation
+            1, 2, 4 in the last stage (the authors' R50c and R101c).
+        class_cost: weight of the class probability in the matching cost.
+        class_weights: one weight per class for the cross entropy; None: all 1.
+        stuff_class_ids: classes that are stuff; the panoptic post-processing fuses their segments.
+        **kwargs: fields of `transformers.PreTrainedConfig`: `id2label`, `num_labels`, `output_hidden_states`, ...
 
     Raises:
         ValueError: a field is outside its range, or the decoder is not a DETR decoder.
@@ -95,14 +120,10 @@ class MaskFormerConfig(PreTrainedConfig):
         stuff_class_ids: Sequence[int] | None = None,
         **kwargs: Any,
     ):
-        # Width of the FPN maps, and the width E of the mask embedding space (paper: C_E = 256).
         self.fpn_feature_size = fpn_feature_size
         self.mask_feature_size = mask_feature_size
-        # Weight of the "no object" class in the cross entropy (paper section 4.1: 0.1).
         self.no_object_weight = no_object_weight
-        # Loss on every decoder layer. In the file it is called `deep_supervision`, see `to_dict`.
         self.use_auxiliary_loss = bool(use_auxiliary_loss or deep_supervision)
-        # The default is Swin-B pre-trained at 384 pixels, as in transformers.
         if backbone_config is None and kwargs.get("backbone") is not None:
             raise ValueError(
                 f"the backbone is given by its name, backbone={kwargs['backbone']!r}, expected its configuration: "
@@ -110,30 +131,18 @@ class MaskFormerConfig(PreTrainedConfig):
             )
         self.backbone_config = _nested_config(backbone_config, _zoo_backbone("Swin-B", 0.3))
         self.decoder_config = _nested_config(decoder_config, {"model_type": "detr"})
-        # Standard deviation of the normal initialisation, and gain of the Xavier initialisation.
         self.init_std = init_std
         self.init_xavier_std = init_xavier_std
-        # Weights of the three loss terms; the mask and dice weights are also those of the matching cost.
         self.dice_weight = dice_weight
         self.cross_entropy_weight = cross_entropy_weight
         self.mask_weight = mask_weight
-        # Whether `forward` returns the auxiliary predictions when it is not told.
         self.output_auxiliary_logits = output_auxiliary_logits
-
-        # Transformer encoder layers on the lowest map before the FPN (the authors' "+ 6 Enc" models); 0 = plain FPN.
         self.pixel_decoder_encoder_layers = pixel_decoder_encoder_layers
-        # Project the lowest map even where its width already equals the decoder's.
         self.enforce_input_projection = enforce_input_projection
-        # ResNet only: "batch" = trainable batch norm, "frozen" = constants (the authors' networks).
         self.backbone_norm: Literal["batch", "frozen"] = backbone_norm
-        # ResNet only: "basic" = one 7x7 convolution; "deeplab" = three 3x3 convolutions and dilation 1, 2, 4 in the
-        # last stage (the authors' R50c and R101c).
         self.backbone_stem: Literal["basic", "deeplab"] = backbone_stem
-        # Weight of the class probability in the matching cost.
         self.class_cost = class_cost
-        # One weight per class for the cross entropy; None = all one.
         self.class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
-        # Classes that are "stuff": their segments are fused by the panoptic post-processing.
         self.stuff_class_ids = None if stuff_class_ids is None else [int(label) for label in stuff_class_ids]
 
         super().__init__(**kwargs)

@@ -38,6 +38,14 @@ def test_all_names_have_a_page() -> None:
     assert "maskformer.inference.Segmenter" in NAMES
 
 
+def test_every_field_of_the_configuration_is_explained() -> None:
+    explained = re.findall(
+        r"^        (\w+): \S", maskformer.MaskFormerConfig.__doc__.partition("Args:")[2], re.MULTILINE
+    )
+    fields = [name for name in inspect.signature(maskformer.MaskFormerConfig.__init__).parameters if name != "self"]
+    assert [*explained[: len(fields) - 1], "kwargs"] == fields
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     value = resolve(name)

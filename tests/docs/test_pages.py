@@ -6,6 +6,7 @@ download, a license or a second machine stands in blocks of plain text.
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -59,6 +60,12 @@ def run_line(line: str) -> None:
     else:
         done = subprocess.run(["bash", "-ec", line], capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, f"{line}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
+
+
+def test_the_table_of_settings_is_that_of_the_code() -> None:
+    settings = runpy.run_path(str(ROOT / "docs" / "figures" / "settings.py"))
+    page = settings["PAGE"].read_text(encoding="utf-8")
+    assert page.partition(settings["START"])[2].partition(settings["END"])[0] == settings["table"]()
 
 
 def test_named_tests_are_there() -> None:

@@ -18,16 +18,16 @@ from maskformer.training.config import TrainingConfig, build_config, read_settin
 from maskformer.training.recipes import resolve, small
 
 
-def _metavar(annotation: Any) -> str:
+def metavar(annotation: Any) -> str:
     """What the help shows for a value of that type."""
     parts = [part for part in typing.get_args(annotation) if part is not types.NoneType]
     origin = typing.get_origin(annotation)
     if origin is Literal:
         return "|".join(map(str, typing.get_args(annotation)))
     if origin in (typing.Union, types.UnionType):
-        return _metavar(parts[0])
+        return metavar(parts[0])
     if origin is list:
-        return f"{_metavar(parts[0])} ..."
+        return f"{metavar(parts[0])} ..."
     if origin is tuple:
         return "HEIGHT WIDTH"
     return {int: "N", float: "X", bool: "True|False", Path: "DIR", str: "NAME"}[annotation]
@@ -40,7 +40,7 @@ def _options() -> type[pydantic.BaseModel]:
     for name, field in TrainingConfig.model_fields.items():
         default = None if field.is_required() else recipe.get(name, field.default)
         hint = "" if default is None else f"(default: {default})"
-        shown = tyro.conf.arg(metavar=_metavar(field.annotation), help_behavior_hint=hint, help=field.description)
+        shown = tyro.conf.arg(metavar=metavar(field.annotation), help_behavior_hint=hint, help=field.description)
         fields[name] = (Annotated[field.annotation | None, shown], None)  # pyright: ignore[reportOptionalOperand]
     return pydantic.create_model("Options", **fields)
 

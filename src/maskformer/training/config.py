@@ -17,7 +17,7 @@ _FREE = {"out", "workers", "save_every", "keep", "log_every", "trackers", "devic
 
 
 class TrainingConfig(BaseModel):
-    """See the fields. Sizes are in pixels, (height, width); counts of images are over all processes.
+    """All settings, in a table below. Sizes are in pixels, (height, width); counts of images are over all processes.
 
     Source: arXiv 2107.06278, section 4.1 (training settings).
 
