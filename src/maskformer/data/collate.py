@@ -26,7 +26,8 @@ class Collate:
     Source: docs/data.md#transforms; padding as in arXiv 2107.06278, section 4.1.
 
     Attributes:
-        mean, std: per channel, of values from 0 to 1.
+        mean: per channel, of values from 0 to 1.
+        std: likewise.
         size: pad to this (height, width), as recipes with crops do; by default to the largest of the batch.
         multiple: and on to a multiple of this.
         with_valid_mask: also return `valid_mask`, False at ignored pixels, crowds and padding.

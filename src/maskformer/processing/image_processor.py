@@ -26,9 +26,9 @@ IdToClass: TypeAlias = Mapping[int, int] | Sequence[Mapping[int, int]] | None
 class MaskFormerImageProcessor(BaseImageProcessor):
     """Prepares images and annotations for MaskFormer and turns its outputs into segments.
 
-    Every option of `ProcessorSettings` (where each is documented, with its older spellings) is a keyword of the
-    constructor, an attribute, and a keyword of a single call. Unknown options are a TypeError that names the nearest
-    one, impossible values a ValueError. Sizes are in pixels, (height, width).
+    Every option of `ProcessorSettings` is a keyword of the constructor, an attribute, and a keyword of a single call.
+    Unknown options are a TypeError that names the nearest one, impossible values a ValueError. Sizes are in pixels,
+    (height, width).
 
     Source: arXiv 2107.06278, sections 3.4 and 4.1; docs/transformers.md#what-changes-and-why.
 
@@ -123,7 +123,7 @@ class MaskFormerImageProcessor(BaseImageProcessor):
         target_sizes: Sequence[Any] | Tensor | None = None,
         **options: Any,
     ) -> list[postprocessing.SegmentsResult]:
-        """`postprocessing.panoptic_segmentation`; None fuses the processor's own classes, an empty set nothing."""
+        """See `panoptic_segmentation`; None fuses the processor's own classes, an empty set nothing."""
         fused = self.label_ids_to_fuse if label_ids_to_fuse is None else label_ids_to_fuse
         thresholds = threshold, mask_threshold, overlap_mask_area_threshold
         return postprocessing.panoptic_segmentation(outputs, *thresholds, fused, target_sizes, **options)
