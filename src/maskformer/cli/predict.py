@@ -181,6 +181,8 @@ def find_pictures(sources: tuple[str, ...], out: Path, remote: Remote | None = N
 
 def _pictures_of(source: str, out: Path, remote: Remote | None) -> list[tuple[str, str]]:
     """What each picture's name leads to, and the name; ValueError if there is none."""
+    from maskformer.data.folders import folders_below
+
     path = Path(source)
     if source.startswith(("http://", "https://")):
         return [(source, source)]
@@ -195,7 +197,8 @@ def _pictures_of(source: str, out: Path, remote: Remote | None) -> list[tuple[st
         raise ValueError(f"{source}: no such file or directory{hint}")
     if not path.is_dir():
         return [(str(path.resolve()), source)]
-    files = [file for file in sorted(path.rglob("*")) if _is_picture(file, out)]
+    below = sorted(Path(place, name) for place, names in folders_below(path) for name in names)
+    files = [file for file in below if _is_picture(file, out)]
     if not files:
         raise ValueError(f"{source}: no pictures in this directory ({', '.join(sorted(PICTURE_SUFFIXES))})")
     return [(str(file.resolve()), str(file)) for file in files]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskformer.data.classes import ClassList, packaged_classes
-from maskformer.data.folders import Layout, Splits, pair_by_name, paired_splits
+from maskformer.data.folders import Layout, Splits, holds, pair_by_name, paired_splits
 from maskformer.data.label_maps import LabelMaps
 from maskformer.data.sample import Region, Task
 
@@ -34,7 +34,7 @@ def _find(root: Path) -> Splits:
 
 def _read(root: Path, split: str, source: tuple[Path, Path], task: Task | None) -> LabelMaps:
     images, maps = source
-    kind = next((kind for kind in _KINDS if next(maps.rglob(f"*_{kind}.png"), None)), _KINDS[0])
+    kind = next((kind for kind in _KINDS if holds(maps, f"*_{kind}.png")), _KINDS[0])
     pairs, findings = pair_by_name(images, maps, "_leftImg8bit.png", f"_gtFine_{kind}.png")
     categories, ignored = packaged_classes("cityscapes"), frozenset({255})
     if kind == "labelTrainIds":

@@ -139,7 +139,7 @@ def _read(root: Path, split: str, source: Path, task: Task | None) -> CocoInstan
         else:
             message = f"annotation {entry.get('id')} of {source} is of image {entry['image_id']}, which is not listed"
             findings.append(Finding("missing", "error", str(source), message, entry["image_id"]))
-    folder = image_folder(root, source, content["images"], split)
+    folder = image_folder(root, source, [image["file_name"] for image in content["images"]], split)
     records = (
         (str(folder / image["file_name"]), str(source), (image["height"], image["width"]), objects[image["id"]])
         for image in content["images"]

@@ -64,7 +64,9 @@ def _has_segments(path: Path) -> bool:
 
 def _read(root: Path, split: str, source: Path, task: Task | None) -> CocoPanoptic:
     content = read_json(source)
-    folder = image_folder(root, source, content["images"], split, source.with_suffix(""))
+    folder = image_folder(
+        root, source, [image["file_name"] for image in content["images"]], split, source.with_suffix("")
+    )
     by_image = {entry["image_id"]: entry for entry in content["annotations"]}
     records: list[tuple[Any, ...]] = []
     findings: list[Finding] = []

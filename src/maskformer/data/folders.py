@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 # What annotation tools append to the name of the image: cat.jpg and cat_mask.png.
 _MAP_ENDING = re.compile(r"[._-](mask|label|seg|segmentation|semantic|instance|gt)s?$", re.IGNORECASE)
 _SPLIT = re.compile(r"(?<![a-z])(train|val|test)")
+_NAMES_LOOKED_FOR = 20
 
 Splits: TypeAlias = "dict[str, Any]"  # where each split lies, as the format needs it
 Pairs: TypeAlias = "tuple[list[tuple[str, str]], list[Finding]]"
@@ -38,8 +41,12 @@ def split_of(name: str) -> str | None:
 
 def split_folders(folder: Path) -> dict[str, Path]:
     """The folders inside that are splits; without any, the folder itself is the training split."""
-    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return {split: path for path in inside if (split := split_of(path.name))} or {"train": folder}
+    inside = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    splits: dict[str, Path] = {}
+    for path in sorted(inside, key=lambda path: (len(path.name), path.name)):  # "train" before "train_extra"
+        if split := split_of(path.name):
+            splits.setdefault(split, path)
+    return dict(sorted(splits.items())) or {"train": folder}
 
 
 def paired_splits(images: Path, maps: Path, pattern: str = "*") -> Splits:
@@ -48,12 +55,28 @@ def paired_splits(images: Path, maps: Path, pattern: str = "*") -> Splits:
         return {}
     inside = split_folders(images), split_folders(maps)
     pairs = {name: (folder, inside[1][name]) for name, folder in inside[0].items() if name in inside[1]}
-    return {name: pair for name, pair in pairs.items() if next(pair[1].rglob(pattern), None)}
+    return {name: pair for name, pair in pairs.items() if holds(pair[1], pattern)}
+
+
+def folders_below(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """A folder and each below it with the names of its files; links are followed, hidden folders are left out."""
+    seen: set[str] = set()
+    for place, inside, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        inside[:] = [] if real in seen else [name for name in inside if not name.startswith(".")]
+        if real not in seen:  # a link may lead back
+            yield place, names
+        seen.add(real)
+
+
+def holds(folder: Path, pattern: str) -> bool:
+    """Whether the name of a file in the folder or below matches."""
+    return any(fnmatch.filter(names, pattern) for _, names in folders_below(folder))
 
 
 def pictures_below(folder: Path, endings: tuple[str, ...] = PICTURES) -> Iterator[Path]:
     """Every file in a folder and below with one of the endings (in lower case); hidden ones are left out."""
-    for place, _, names in os.walk(folder, followlinks=True):
+    for place, names in folders_below(folder):
         for name in names:
             if name.lower().endswith(endings) and not name.startswith("."):
                 yield Path(place, name)
@@ -88,31 +111,35 @@ def pair_by_name(images: Path, maps: Path, image_ending: str = "", map_ending: s
 def _named(folder: Path, ending: str) -> Iterator[tuple[str, str]]:
     """Every picture below a folder that ends so (any picture, for ""), after its path from there without the ending."""
     for path in sorted(pictures_below(folder, (ending.lower(),) if ending else PICTURES)):
-        name = path.relative_to(folder).as_posix()
+        name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
         yield name.removesuffix(ending) if ending else name.rpartition(".")[0], str(path)
 
 
-def image_folder(
-    root: Path, annotation: Path, images: list[dict[str, Any]], split: str, never: Path | None = None
-) -> Path:
+def image_folder(root: Path, annotation: Path, names: list[str], split: str, never: Path | None = None) -> Path:
     """The folder that the images of an annotation file are in: beside it, or else anywhere in the root.
 
-    Of several that hold the first one it is the one called like the split, or else one called like none; a folder
-    called like an annotation file, which may hold the PNG files of that, comes last, and `never` is none of them.
+    Of several that hold the first one that there is, it is the one called like the split, or else one called like
+    none; a folder called like an annotation file, which may hold the PNG files of that, comes last, and `never` is
+    none of them.
 
     Raises:
         ValueError: several are called so.
     """
-    name, beside = images[0]["file_name"] if images else "", annotation.parent
-    if not name or (beside / name).is_file():
+    wanted, beside = names[:_NAMES_LOOKED_FOR], annotation.parent  # some pictures may be missing
+    if not wanted or any((beside / name).is_file() for name in wanted):
         return beside
+    holding: dict[str, list[Path]] = {name: [] for name in wanted}
+    for place, _ in folders_below(root):
+        for name in holding:
+            if Path(place) != never and os.path.isfile(os.path.join(place, name)):
+                holding[name].append(Path(place))
+    name = next((name for name in holding if holding[name]), wanted[0])
     found: dict[tuple[bool, int], list[Path]] = {}
-    for folder in (Path(place) for place, *_ in os.walk(root) if os.path.isfile(os.path.join(place, name))):
+    for folder in holding[name]:
         parts = (split_of(part) for part in reversed(folder.relative_to(root).parts))
         called = next(filter(None, parts), None)
         rank = (folder.with_name(f"{folder.name}.json").is_file(), 0 if called == split else 1 if called is None else 2)
-        if folder != never:
-            found.setdefault(rank, []).append(folder)
+        found.setdefault(rank, []).append(folder)
     folder, *others = sorted(found[min(found)]) if found else [beside]
     if others:
         raise ValueError(
