@@ -158,7 +158,9 @@ def _findings_over_all(report: Report) -> list[Finding]:
         message = f"{source} has no images in its split {report.split!r} ({report.layout}): nothing can be learnt"
         return [Finding("no images", "error", source, message)]
     if not report.num_targets and not report.errors:
-        message = f"{source} has nothing to learn in any of its {report.num_checked} images: check the class list"
+        has_empty = any(finding.kind == "empty object" for finding in report.findings)
+        remedy = "its objects have boxes, expected masks" if has_empty else "check the class list"
+        message = f"{source} has nothing to learn in any of its {report.num_checked} images: {remedy}"
         return [Finding("no targets", "error", source, message)]
     findings: list[Finding] = []
     left_out = [row.value for row in report.values if row.becomes == "ignored" and row.value in USUALLY_IGNORED]

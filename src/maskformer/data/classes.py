@@ -103,6 +103,14 @@ def _from_json(content: Any) -> list[Category]:
 
 
 def category_of(entry: dict[str, Any], place: int = 0, isthing: bool = False) -> Category:
-    """The category of an object as COCO's `categories` has them."""
-    color = tuple(entry["color"]) if entry.get("color") else None
-    return Category(str(entry["name"]), bool(entry.get("isthing", isthing)), int(entry.get("id", place)), color)
+    """The category of an object as COCO's `categories` has them; a colour in another form than theirs is none."""
+    color: Any = entry.get("color")
+    is_rgb = isinstance(color, list) and len(color) == 3 and all(isinstance(value, int) for value in color)
+    number, isthing = int(entry.get("id", place)), flag(entry, "isthing", isthing)
+    return Category(str(entry["name"]), isthing, number, (color[0], color[1], color[2]) if is_rgb else None)
+
+
+def flag(entry: dict[str, Any], name: str, default: bool = False) -> bool:
+    """A yes or no of COCO's: 0 or 1, which some tools write as text."""
+    value = entry.get(name)
+    return default if value is None else bool(int(value))

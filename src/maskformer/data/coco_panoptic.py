@@ -9,27 +9,29 @@ is also how the panoptic form of ADE20K is stored (`ade20k_panoptic_train.json`)
 from __future__ import annotations
 
 import mmap
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskformer.data.coco_instances import coco_classes, read_json
+from maskformer.data.classes import flag
+from maskformer.data.coco_instances import coco_classes, entries_of, listed_twice, read_json
 from maskformer.data.dataset import DataError, Finding, SegmentationDataset, read_picture
 from maskformer.data.folders import Layout, Splits, image_folder, pictures_below, split_of
 from maskformer.data.sample import IGNORED, Region, Sample, Task, index_map
 
 
 class CocoPanoptic(SegmentationDataset):
-    """Records: image, PNG, the JSON file, and the category and crowd flag of each segment id."""
+    """Records: image, PNG, the JSON file, the category and crowd flag of each segment id, and the image's id."""
 
     tasks = ("panoptic", "semantic", "instance")
     value_noun = "category_id"
     remedy = "add it to `categories`, or correct segments_info"
 
     def read(self, index: int) -> Sample:
-        image_path, path, source, segments = self.records[index]
+        image_path, path, source, segments, _ = self.records[index]
         image, colors = read_picture(image_path), read_picture(path).astype(np.int32)
         ids = colors[..., 0] | colors[..., 1] << 8 | colors[..., 2] << 16  # [H, W]
 
@@ -64,21 +66,25 @@ def _has_segments(path: Path) -> bool:
 
 def _read(root: Path, split: str, source: Path, task: Task | None) -> CocoPanoptic:
     content = read_json(source)
-    folder = image_folder(
-        root, source, [image["file_name"] for image in content["images"]], split, source.with_suffix("")
-    )
-    by_image = {entry["image_id"]: entry for entry in content["annotations"]}
+    with entries_of(source):
+        classes, findings = coco_classes(content, source, False, frozenset({0})), listed_twice(content, source)
+        images = [(os.fspath(image["file_name"]), image["id"]) for image in content["images"]]
+        maps: dict[Any, tuple[str, dict[int, Any]]] = {}
+        for entry in content["annotations"]:
+            infos = entry["segments_info"]
+            segments = {int(info["id"]): (int(info["category_id"]), flag(info, "iscrowd")) for info in infos}
+            maps[entry["image_id"]] = str(source.with_suffix("") / entry["file_name"]), segments
+    folder = image_folder(root, source, [name for name, _ in images], split, source.with_suffix(""))
     records: list[tuple[Any, ...]] = []
-    findings: list[Finding] = []
-    for image in content["images"]:
-        path, entry = str(folder / image["file_name"]), by_image.get(image["id"])
-        if entry is None:
+    for name, number in images:
+        path = str(folder / name)
+        if number in maps:
+            label_map, segments = maps[number]
+            records.append((path, label_map, str(source), segments, number))
+        else:
             message = f"{path} has no entry in the annotations of {source}: add it, or remove the image from there"
             findings.append(Finding("missing", "error", path, message))
-            continue
-        segments = {info["id"]: (info["category_id"], bool(info.get("iscrowd"))) for info in entry["segments_info"]}
-        records.append((path, str(source.with_suffix("") / entry["file_name"]), str(source), segments))
-    return CocoPanoptic(root, split, coco_classes(content, source, False, frozenset({0})), records, findings, task)
+    return CocoPanoptic(root, split, classes, records, findings, task)
 
 
 LAYOUT = Layout("coco-panoptic", _find, _read)

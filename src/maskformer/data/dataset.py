@@ -174,9 +174,7 @@ class SegmentationDataset(ABC):
             sample = self.read(index)
             size, found = sample.size, sample.planes.shape[1:]
             if found != size:
-                message = f"{path} is {found[0]} x {found[1]} (height x width) but its image {self.path(index)} is "
-                remedy = f"{size[0]} x {size[1]}: they must be the same size, after the image's EXIF rotation"
-                raise DataError("size mismatch", path, message + remedy)
+                raise self.size_mismatch(index, found, size)
         except DataError as error:
             return None, [error.finding]
         except (ValueError, OSError) as error:
@@ -188,6 +186,13 @@ class SegmentationDataset(ABC):
             message = f"{path} has nothing to learn in it: every pixel is background or ignored"
             findings = [Finding("empty image", "warning", path, message)]
         return sample, findings
+
+    def size_mismatch(self, index: int, found: tuple[int, ...], size: tuple[int, ...]) -> DataError:
+        """What to raise where the annotation's (H, W) is not the image's."""
+        path = self.target_path(index)
+        message = f"{path} is {found[0]} x {found[1]} (height x width) but its image {self.path(index)} is "
+        remedy = f"{size[0]} x {size[1]}: they must be the same size, after the image's EXIF rotation"
+        return DataError("size mismatch", path, message + remedy)
 
     def _unknown_values(self, sample: Sample, path: str) -> list[Finding]:
         pixels = Counter[int]()

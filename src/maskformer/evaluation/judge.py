@@ -156,7 +156,7 @@ class InstanceJudge(Judge):
                 mask = expand(sample.planes, place, sample.overlapping)
                 truth.append((region.label_id, encode_run_lengths(torch.from_numpy(mask)), area, region.iscrowd))
         one = AveragePrecision(self.precision.categories, self.precision.backend)
-        image_id = self.annotations.ids[index] if self.annotations.ids else index
+        image_id = self.annotations.image_id(index) if self.annotations.is_coco else index
         record = one.update(image_id, sample.size, detections, truth)
         return {"score": _instance_score(record), "instances": record}
 

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskformer.data.coco_instances import read_json
 from maskformer.data.dataset import SegmentationDataset
 from maskformer.results import Segmentation, Task, write_whole
 
@@ -23,32 +22,25 @@ class AnnotationFile:
     """What COCO's annotation file says that samples do not: image ids, and areas as the publisher measured them.
 
     Other formats have neither; there, an image is called by its file, and areas are counted.
-
-    Attributes:
-        ids: by the place in the data set; None without such a file.
     """
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset = dataset
-        self.ids: list[int] | None = None
-        self.areas: dict[int, float] = {}
-        if dataset.layout in ("coco-instances", "coco-panoptic") and len(dataset):
-            content = read_json(Path(dataset.records[0][1 if dataset.layout == "coco-instances" else 2]))
-            self.ids = [image["id"] for image in content["images"]]
-            if dataset.layout == "coco-instances":
-                self.areas = {entry["id"]: entry["area"] for entry in content["annotations"] if "area" in entry}
+        self.is_coco = dataset.layout in ("coco-instances", "coco-panoptic")
 
     def image_id(self, index: int) -> int | str:
         """Of the image at that place of the data set."""
+        if self.is_coco:
+            return self.dataset.records[index][-1]
         stem = Path(self.dataset.path(index)).stem
-        return self.ids[index] if self.ids else int(stem) if stem.isdigit() else stem
+        return int(stem) if stem.isdecimal() else stem
 
     def region_areas(self, index: int, counted: NDArray[np.int64]) -> list[float]:
         """Of the regions of the sample, whose pixels were counted."""
-        if not self.areas:
+        if self.dataset.layout != "coco-instances":
             return counted.astype(float).tolist()
-        numbers = [entry[3] for entry in self.dataset.records[index][3]]
-        return [self.areas.get(number, float(area)) for number, area in zip(numbers, counted, strict=True)]
+        stated = [area for *_, area in self.dataset.records[index][3]]
+        return [float(area if said is None else said) for said, area in zip(stated, counted, strict=True)]
 
 
 class Submission:
