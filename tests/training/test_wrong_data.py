@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from PIL import Image
 
 from maskformer.data.check import check_dataset
 from maskformer.data.recognise import open_dataset
+from maskformer.training.batches import open_evaluation_set, refuse_wrong_evaluation
 from maskformer.training.trainer import train
 
 from ..data import publishers
@@ -108,3 +112,55 @@ def test_the_data_to_evaluate_on_is_checked_as_well(tmp_path) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(path)} holds value 99"):
         train(settings(tmp_path / "run", "none", data=str(tmp_path / "data"), eval_every=1))
     assert not (tmp_path / "run").exists()
+
+
+def categories(root: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Changed in the annotation of the split val alone."""
+    publishers.write_coco_panoptic(root, 2)
+    path = root / "annotations" / "panoptic_val2017.json"
+    content = json.loads(path.read_text())
+    change(content["categories"])
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda listed: listed.append({"id": 999, "name": "extra"}), "14 classes in train and 15 others in val ('ext"),
+        (lambda listed: listed[0].update(name="heaven"), "14 classes in train and 14 others in val ('heaven'"),
+        (lambda listed: listed[0].update(name=listed[1]["name"]), "in val ('balloon' is in one alone)"),
+    ],
+)  # fmt: skip
+def test_other_classes_to_evaluate_on(tmp_path, change, sentence):
+    categories(tmp_path, change)
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        train(settings(tmp_path / "run", "scenes", data=str(tmp_path), eval_every=1))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_same_classes_in_another_order_can_be_evaluated_on(tmp_path):
+    categories(tmp_path, lambda listed: [entry.update(id=-entry["id"]) for entry in listed])
+    path = tmp_path / "annotations" / "panoptic_val2017.json"
+    path.write_text(path.read_text().replace('"category_id": ', '"category_id": -'))
+    config = settings(tmp_path / "run", "scenes", data=str(tmp_path), eval_every=1)
+    refuse_wrong_evaluation(config, open_dataset(tmp_path))
+
+
+def test_nothing_to_count_in_the_images_to_evaluate_on(tmp_path):
+    root = tmp_path / "data"
+    maps_with(root, filled(255), 0, "val")
+    publishers.save(root / "images" / "val" / "z.jpg", np.zeros((*publishers.SIZE, 3), np.uint8))
+    publishers.save(root / "labels" / "val" / "z.png", filled(0))
+    config = settings(tmp_path / "run", "scenes", data=str(root), eval_every=1, eval_images=1)
+    with pytest.raises(ValueError, match="nothing to count in the first 1 images of val"):
+        train(config)
+    refuse_wrong_evaluation(config.model_copy(update={"eval_images": 2}), open_dataset(root))
+
+
+def test_a_split_to_evaluate_on_that_was_asked_for_must_exist(tmp_path):
+    publishers.write_label_maps(tmp_path, 2)
+    fields = {"data": str(tmp_path), "eval_every": 1}
+    with pytest.raises(ValueError, match="has no split 'test', only train, val"):
+        train(settings(tmp_path / "run", "scenes", eval_split="test", **fields))
+    shutil.rmtree(tmp_path / "images" / "val")
+    assert open_evaluation_set(settings(tmp_path / "run", "scenes", **fields)) is None

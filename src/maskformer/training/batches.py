@@ -22,15 +22,18 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from maskformer.data.check import refuse_wrong_data
 from maskformer.data.collate import Collate
 from maskformer.data.dataset import SegmentationDataset
 from maskformer.data.recognise import open_dataset
 from maskformer.data.sample import Sample
 from maskformer.data.scene_set import SceneDataset
 from maskformer.data.transforms import RandomFlip, TransformedDataset, paper_transforms, resize
+from maskformer.evaluation.evaluate import class_table
 from maskformer.training.config import TrainingConfig
 
 _SCALES = (0.75, 0.875, 1.0, 1.125, 1.25)
+_USUAL_SPLIT = TrainingConfig.model_fields["eval_split"].default  # which not all data have
 _LARGEST_OWN_SIZE = 512  # of the shorter edge, where the pictures decide
 
 
@@ -101,9 +104,33 @@ def open_evaluation_set(config: TrainingConfig) -> SegmentationDataset | None:
         source = "scenes" if is_drawn else config.data
         return open_dataset(source, config.eval_split, config.format, config.task)
     except ValueError as error:
-        if "no split" in str(error):
+        if "no split" in str(error) and config.eval_split == _USUAL_SPLIT:
             return None
         raise
+
+
+def refuse_wrong_evaluation(config: TrainingConfig, dataset: SegmentationDataset) -> None:
+    """Raises ValueError where an evaluation of what is learnt would fail, in the middle of the training."""
+    evaluation_set = open_evaluation_set(config)
+    if evaluation_set is None:
+        return
+    refuse_wrong_data(evaluation_set, config.check_images)
+    first = range(len(evaluation_set))[: config.eval_images]
+    if not any(region.is_target for index in first for region in evaluation_set[index].regions):
+        raise ValueError(
+            f"{dataset.root} has nothing to count in the first {len(first)} images of {evaluation_set.split}: give a "
+            "larger --eval-images, or leave it out"
+        )
+    ours, theirs = list(dataset.id2label.values()), list(evaluation_set.id2label.values())
+    try:
+        class_table(dataset.id2label, theirs, False, dataset.stuff_class_ids if dataset.task == "instance" else ())
+    except ValueError as error:
+        odd = [name for name in [*theirs, *ours] if (name in ours) != (name in theirs)]
+        raise ValueError(
+            f"{dataset.root} has {len(ours)} classes in {dataset.split} and {len(theirs)} others in "
+            f"{evaluation_set.split} ({repr(odd[0]) + ' is in one alone' if odd else 'a name occurs twice'}): write "
+            "the same list into both, or train without evaluation, --eval-every 0"
+        ) from error
 
 
 def fit_sizes(config: TrainingConfig, dataset: SegmentationDataset) -> TrainingConfig:
