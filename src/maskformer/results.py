@@ -245,6 +245,10 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         write(part)
         os.replace(part, path)
+    except OSError as error:
+        if error.filename == str(part):
+            error.filename = str(path)  # who reads it knows of no other
+        raise
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()

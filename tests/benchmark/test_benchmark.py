@@ -82,6 +82,8 @@ def test_a_side_that_fails_is_named() -> None:
 
 def test_unknown_case_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "--case", "nonsense"]) == 2
+    assert main(["benchmark", "--rounds", "0"]) == 2
+    assert main(["benchmark", "--seconds", "-1"]) == 2
     assert "there is no case 'nonsense'" in capsys.readouterr().err
 
 

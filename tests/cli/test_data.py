@@ -137,3 +137,46 @@ def test_help_answers_without_torch():
     answered = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert answered.returncode == 0, answered.stderr
     assert "contact sheet" in answered.stdout
+
+
+@pytest.mark.parametrize("limit", ["0", "-1"])
+@pytest.mark.parametrize(
+    "words", [["data", "check", "scenes:2"], ["data", "example", "{}"], ["compare", "a", "b", "--data", "scenes:2"]]
+)  # fmt: skip
+def test_at_least_one_image(tmp_path, capsys, words, limit):
+    assert main([*(word.format(tmp_path / "new") for word in words), "--limit", limit]) == BAD_USAGE
+    assert capsys.readouterr().err == f"maskformer: --limit is {limit}, expected at least 1\n"
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_example_where_one_stands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = tmp_path.stat().st_ino
+    assert main(["data", "example", ".", "--limit", "1", "--json"]) == DONE
+    assert json.loads(capsys.readouterr().out) == {"path": "."}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["annotations", "train", "val"]
+    assert tmp_path.stat().st_ino == before  # a shell that stands there still does
+
+
+def test_an_example_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert main(["data", "example", str(tmp_path / "file")]) == FAILED
+    assert "is a file, expected a directory" in capsys.readouterr().err
+    monkeypatch.setattr("maskformer.data.example.draw_scene", lambda *_: 1 / 0)
+    assert main(["data", "example", str(tmp_path / "new")]) == FAILED
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_example_has_one_form(tmp_path, capsys):
+    assert main(["data", "example", str(tmp_path / "new"), "--format", "cityscapes"]) == BAD_USAGE
+    assert "leave those options out" in capsys.readouterr().err
+
+
+def test_drawn_scenes_have_three_splits(tmp_path, capsys):
+    assert main(["data", "check", "scenes:2", "--split", "dev"]) == FAILED
+    assert "scenes:2 has no split 'dev', only train, val, test" in capsys.readouterr().err
+
+
+def test_a_sheet_that_cannot_be_written_is_called_by_its_name(tmp_path, capsys):
+    assert main(["data", "check", "scenes:1", "--sheet", str(tmp_path)]) == FAILED
+    assert f"maskformer: {tmp_path}: Is a directory" in capsys.readouterr().err

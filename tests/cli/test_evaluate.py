@@ -81,8 +81,10 @@ def test_options_reach_the_evaluation(checkpoint, capsys) -> None:
         (["--model", "x", "--data", "y", "--resume"], "--resume needs --out"),
         (["--model", "x", "--data", "y", "--tta"], "--tta needs --protocol paper"),
         (["--model", "x", "--data", "y", "--tta", "--protocol", "paper", "--tile", "64"], "--tta and --tile exclude"),
-        (["--model", "x", "--data", "y", "--batch-size", "0"], "must be at least 1"),
-        (["--model", "x", "--data", "y", "--limit", "0"], "must be at least 1"),
+        (["--model", "x", "--data", "y", "--batch-size", "0"], "--batch-size is 0"),
+        (["--model", "x", "--data", "y", "--limit", "0"], "--limit is 0, expected at least 1"),
+        (["--model", "x", "--data", "y", "--zoo", "r50-ade20k-150"], "give that too, or leave it out"),
+        (["--model", "scenes", "--data", "scenes:1", "--fast"], "is about average precision, expected --task instance"),
         (["--model", "x", "--data", "y", "--task", "all"], "--task"),
     ],
 )

@@ -63,5 +63,5 @@ def test_example_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.strip() == str(folder)
     assert main(["data", "example", str(folder), "--limit", "1"]) == 1
     assert "is not empty" in capsys.readouterr().err
-    assert main(["data", "example", str(tmp_path / "none"), "--limit", "0"]) == 1
+    assert main(["data", "example", str(tmp_path / "none"), "--limit", "0"]) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]

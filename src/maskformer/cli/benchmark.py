@@ -30,6 +30,8 @@ class Command:
     """print the report as JSON instead of the table."""
 
     def run(self) -> int:
+        if self.rounds < 1 or not self.seconds >= 0:
+            raise UsageError("--rounds must be at least 1 and --seconds at least 0")
         import torch
 
         from maskformer.benchmark.cases import CASES

@@ -43,6 +43,8 @@ class Command:
     device: options.Device = None
 
     def run(self) -> int:
+        options.check_limit(self.limit)
+        options.check_protocol(self.protocol, self.zoo)
         from maskformer.evaluation.compare import PEER, compare, load_for_comparison
         from maskformer.evaluation.loop import Options
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from maskformer.cli import options
+from maskformer.cli import UsageError, options
 from maskformer.cli.progress import progress_bar
 from maskformer.cli.tables import print_table
 
@@ -49,19 +49,28 @@ class Command:
     sheet: Path = Path("data-check.png")
     """where to draw a contact sheet of decoded targets."""
     as_json: options.Json = False
-    """print one JSON object per split."""
+    """print one JSON object per split; of an example, one with its path."""
 
     def run(self) -> int:
+        options.check_limit(self.limit)
         if self.action == "example":
-            from maskformer.data.example import write_example
-
-            print(write_example(self.source, 20 if self.limit is None else self.limit))
-            return 0
+            return self._example()
         datasets = self._datasets()
         reports = [self._checked(dataset) for dataset in datasets]
         if draw_contact_sheet(datasets, self.sheet):
             print(f"contact sheet -> {self.sheet}", file=sys.stderr)
         return 0 if all(report.ok for report in reports) else 1
+
+    def _example(self) -> int:
+        from maskformer.data.example import write_example
+
+        if self.split or self.layout or self.task:
+            raise UsageError(
+                "data example draws every split, in one format and for every task: leave those options out"
+            )
+        root = write_example(self.source, self.limit or 20)
+        print(json.dumps({"path": str(root)}) if self.as_json else root)
+        return 0
 
     def _datasets(self) -> list[SegmentationDataset]:
         from maskformer.data.recognise import open_dataset, recognise

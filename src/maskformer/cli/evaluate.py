@@ -98,8 +98,10 @@ class Command:
             raise UsageError("--tta needs --protocol paper, which knows the sizes")
         if self.tta and self.tile is not None:
             raise UsageError("--tta and --tile exclude each other: choose one")
-        if self.batch_size < 1 or (self.limit is not None and self.limit < 1):
-            raise UsageError("--batch-size and --limit must be at least 1")
+        options.check_limit(self.limit)
+        options.check_protocol(self.protocol, self.zoo)
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size is {self.batch_size}, expected at least 1")
         if self.out is None and (self.submission or self.resume):
             raise UsageError(f"--{'submission' if self.submission else 'resume'} needs --out DIR")
 
@@ -113,6 +115,9 @@ class Command:
         if device is None and torch.cuda.is_available():
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         segmenter = Segmenter.from_pretrained(self.model, self.task, device, getattr(torch, self.dtype))
+        if segmenter.task != "instance" and (self.fast or self.boundary):
+            name = "fast" if self.fast else "boundary"
+            raise UsageError(f"--{name} is about average precision, expected --task instance, not {segmenter.task}")
         dataset = open_data(self.data, self.split, segmenter.task)
         how = self._options(segmenter.task)
         with progress_bar("evaluating", is_first) as progress:

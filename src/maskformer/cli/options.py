@@ -48,6 +48,18 @@ def check_model(model: str | None, command: str) -> str:
     return model
 
 
+def check_limit(limit: int | None) -> None:
+    """A usage error for no image or fewer."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit is {limit}, expected at least 1")
+
+
+def check_protocol(protocol: str, zoo: str | None) -> None:
+    """A usage error for a published model whose settings nobody would look at."""
+    if zoo is not None and protocol != "paper":
+        raise UsageError(f"--zoo {zoo} names the settings of --protocol paper: give that too, or leave it out")
+
+
 def check_workers(engine: str, workers: int | None) -> None:
     """A usage error for workers that cannot be."""
     if workers is not None and (engine != "ray" or workers < 1):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def write_example(directory: str | Path, num_images: int = 20, size: tuple[int, 
         The directory.
 
     Raises:
-        ValueError: the directory holds something already, or no picture is asked for.
+        ValueError: the directory is a file or holds something already, or no picture is asked for.
 
     Examples:
         >>> root = write_example("pictures", num_images=2, size=(48, 64))
@@ -38,16 +39,24 @@ def write_example(directory: str | Path, num_images: int = 20, size: tuple[int, 
         ['annotations', 'train', 'val']
     """
     root = Path(directory)
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root} is a file, expected a directory that is empty or does not exist yet")
     if num_images < 1:
         raise ValueError(f"{num_images} pictures are asked for, expected at least 1")
     if root.is_dir() and any(root.iterdir()):
         raise ValueError(f"{root} is not empty: give a directory that is, or that does not exist yet")
-    part = root.with_name(f".{root.name}.{os.getpid()}.part")  # half of an example is none
-    for split, count in (("train", num_images), ("val", -(-num_images // VALIDATION_SHARE))):
-        _write_split(part, split, count, size)
-    if root.is_dir():
-        root.rmdir()
-    part.rename(root)
+    beside = root / "train" if root.is_dir() else root
+    part = beside.with_name(f".{root.name}.{os.getpid()}.part")  # half of an example is none
+    try:
+        for split, count in (("train", num_images), ("val", -(-num_images // VALIDATION_SHARE))):
+            _write_split(part, split, count, size)
+        if root.is_dir():  # where somebody may be, or another disk is
+            for path in part.iterdir():
+                path.rename(root / path.name)
+        else:
+            part.rename(root)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return root
 
 

@@ -61,8 +61,10 @@ def open_dataset(
     """
     kind, _, rest = str(source).partition(":")
     if kind == "scenes" and not Path(source).exists():
-        from maskformer.data.scene_set import SceneDataset
+        from maskformer.data.scene_set import FIRST_SEEDS, SceneDataset
 
+        if split not in FIRST_SEEDS:
+            raise ValueError(f"{source} has no split {split!r}, only {', '.join(FIRST_SEEDS)}")
         if rest and not rest.isdecimal():
             raise ValueError(f"{source} has no number of scenes after the colon, expected for example scenes:500")
         return SceneDataset(int(rest or (1000 if split == "train" else 100)), split, task=task)
