@@ -246,8 +246,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         write(part)
         os.replace(part, path)
     except OSError as error:
-        if error.filename == str(part):
-            error.filename = str(path)  # who reads it knows of no other
+        if error.filename in (None, str(part)) and error.errno:
+            raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the user knows
         raise
     finally:
         with contextlib.suppress(FileNotFoundError):

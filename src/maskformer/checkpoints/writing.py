@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
 
 PARTIAL = ".partial"
 
@@ -18,6 +22,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     After an error the old one is as it was. A killed process leaves the old one or the new one, and at most something
     that ends in `PARTIAL` beside it, which the next to write there removes.
     """
+    if not path.name:
+        raise ValueError(f"{path} is where you are, which cannot be replaced: give a directory that does not exist yet")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (path.with_name(path.name + suffix + PARTIAL) for suffix in ("", ".old"))
     _remove(partial)
@@ -31,8 +37,36 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.replace(path, old)
         os.replace(partial, path)
         _remove(old)
+    except (OSError, SafetensorError) as error:
+        raise unwritten(error, path) from error
     finally:
         _remove(partial)
+
+
+def unwritten(error: Exception, path: Path) -> OSError:
+    """What hindered writing, a full disk most often, with the name that the user knows the file by."""
+    number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
+    return OSError(number or 0, reason or str(error), str(path))
+
+
+@contextlib.contextmanager
+def torch_file(path: Path) -> Iterator[io.BufferedWriter]:
+    """A file for torch to save to; with a path, or a file that raises, it ends the process where the disk is full."""
+    with _Patient(io.FileIO(path, "wb")) as file:
+        yield file
+        if file.error is not None:
+            raise file.error
+
+
+class _Patient(io.BufferedWriter):
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            return memoryview(data).nbytes
 
 
 def _remove(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch.export import Dim, ExportedProgram
 
+from maskformer.checkpoints.writing import torch_file
 from maskformer.export.graph import LogitsGraph
 
 # Sides that are no multiples of a window or each other, lest the tracer take a relation of the two for a rule.
@@ -29,7 +30,7 @@ def write_program(program: ExportedProgram, path: Path, texts: Mapping[str, str]
     """Write `program` to `path`, with `texts` (see `Description.to_texts`) beside it."""
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
-    with quiet(), path.open("wb") as file:
+    with quiet(), torch_file(path) as file:
         torch.export.save(program, file, extra_files=dict(texts))
 
 

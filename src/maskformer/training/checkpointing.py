@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from maskformer.checkpoints.writing import PARTIAL, written_whole
+from maskformer.checkpoints.writing import PARTIAL, torch_file, written_whole
 from maskformer.training.config import TrainingConfig
 
 _STATE = "training.pt"
@@ -26,7 +26,8 @@ def save_checkpoint(
     """Writes the checkpoint of a step, then removes all but the newest."""
     with written_whole(config.out / "checkpoints" / f"step-{step:08}") as path:
         write_model(path)
-        torch.save(state, path / _STATE)
+        with torch_file(path / _STATE) as file:
+            torch.save(state, file)
     for old in _checkpoints(config.out)[: -config.keep]:
         shutil.rmtree(old)
 

@@ -157,9 +157,8 @@ class Trainer:
         """Train to the end, or until SIGTERM or Ctrl-C, which save and return; `notes` are told first."""
         config, accelerator = self.config, self.accelerator
         if accelerator.is_main_process:
-            with written_whole(
-                config.out / "config.yaml"
-            ) as partial:  # a full disk must not take it from a resumed run
+            # whole: a full disk must not take it from a resumed run
+            with written_whole(config.out / "config.yaml") as partial:
                 partial.write_text(config.to_yaml(), encoding="utf-8")
         accelerator.wait_for_everyone()
         if accelerator.log_with:
