@@ -6,6 +6,7 @@ Shapes: B batch, Q queries, C classes, N targets of one image, H W image, h w st
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def checked_class_labels(class_labels: Sequence[Tensor] | Tensor, num_images: in
     """The labels as int64 on the CPU, per image [N]; one copy to the host for the batch."""
     found = len(class_labels)
     _require((found == num_images, f"class_labels has {found} entries, expected one per image: {num_images}."))
-    class_labels = [torch.as_tensor(labels) for labels in class_labels]  # the processor gives arrays as well
+    class_labels = [_from_array(labels) for labels in class_labels]
     for image, labels in enumerate(class_labels):
         name = f"class_labels of image {image}"
         # torch.tensor([]) is what users write for an image without objects, and its type is float
@@ -72,7 +73,7 @@ def checked_masks(
     """
     found = len(mask_labels)
     _require((found == len(labels), f"mask_labels has {found} entries, expected one per image: {len(labels)}."))
-    mask_labels = [masks if isinstance(masks, PackedMasks) else torch.as_tensor(masks) for masks in mask_labels]
+    mask_labels = [_from_array(masks) for masks in mask_labels]
     for image, (masks, classes) in enumerate(zip(mask_labels, labels, strict=True)):
         _check_masks(masks, len(classes), image)
     height, width = (max(masks.shape[axis] for masks in mask_labels) for axis in (1, 2))
@@ -97,6 +98,11 @@ def checked_masks(
         )
     )
     return padded, valid_mask.to(device)
+
+
+def _from_array(values: Any) -> Any:
+    """The processor gives arrays as well; without a device, torch's default would be copied to."""
+    return values if isinstance(values, Tensor | PackedMasks) else torch.as_tensor(values, device="cpu")
 
 
 def _check_masks(masks: Tensor | PackedMasks, num_labels: int, image: int) -> None:

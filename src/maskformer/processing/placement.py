@@ -142,7 +142,7 @@ def _stride(grid: Size, padded: Size) -> int:
 
 
 def _checked_size(entry: Any) -> Size:
-    numbers = [int(number) for number in torch.as_tensor(entry).flatten()]
+    numbers = [int(number) for number in torch.as_tensor(entry, device="cpu").flatten()]
     if len(numbers) != 2 or min(numbers) < 1:
         raise ValueError(f"target_sizes holds {numbers}; expected (height, width) in pixels, both at least 1.")
     return numbers[0], numbers[1]
