@@ -174,7 +174,7 @@ def test_an_empty_picture_has_no_segments() -> None:
     [
         ([2], None, "maskformer", "panoptic"),
         (None, [2], "maskformer", "panoptic"),
-        ([], None, "maskformer", "panoptic"),
+        ([], None, "maskformer", "instance"),
         (None, None, "maskformer", "semantic"),
         ([2], None, "per-pixel-baseline", "semantic"),
     ],

@@ -91,7 +91,8 @@ class Segmenter:
             mode and onto `device`, in place.
         image_processor: the one the checkpoint was saved with.
         task: "semantic", "instance" or "panoptic". Default: panoptic where the checkpoint says which classes are stuff
-            (`label_ids_to_fuse` of the processor, `stuff_class_ids` of the configuration), else semantic.
+            (`label_ids_to_fuse` of the processor, `stuff_class_ids` of the configuration), instance where it says that
+            none is, and semantic where it says nothing.
         device: default: where the model is.
         dtype: to run the network in, such as `torch.bfloat16`; the post-processing is in float32 always.
 
@@ -127,7 +128,9 @@ class Segmenter:
         if stuff is None:
             stuff = getattr(config, "stuff_class_ids", None)
         self.stuff_ids: frozenset[int] | None = None if stuff is None else frozenset(stuff)
-        default: Task = "semantic" if self.stuff_ids is None or self.is_per_pixel else "panoptic"
+        default: Task = "panoptic" if self.stuff_ids else "instance"
+        if self.stuff_ids is None or self.is_per_pixel:
+            default = "semantic"
         self.task: Task = self._checked_task(task or self.graph_task or default)
 
     @classmethod

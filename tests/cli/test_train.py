@@ -62,6 +62,14 @@ def test_bad_usage(tmp_path, capsys, words, code, sentence) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_what_was_trained_for_instances_finds_instances(tmp_path) -> None:
+    model, out = save_tiny(tmp_path / "first", labels=dict(enumerate("abc"))), tmp_path / "run"
+    words = ["--data", "scenes:2", "--task", "instance", "--out", str(out), "--model", model, "--steps", "1"]
+    small = ["--batch-size", "2", "--min-sizes", "64", "--test-size", "64", "--workers", "0", "--eval-every", "0"]
+    assert main(["train", *words, *small, "--device", "cpu"]) == 0
+    assert Segmenter.from_pretrained(out / "model").task == "instance"
+
+
 def test_training_from_the_command_line(tmp_path, capsys) -> None:
     model, out = save_tiny(tmp_path / "first", labels=dict(enumerate("abc"))), tmp_path / "run"
     words = ["--data", "scenes:4", "--out", str(out), "--model", model, "--steps", "2", "--batch-size", "2"]

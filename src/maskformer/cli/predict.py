@@ -46,7 +46,7 @@ class Command:
     """picture files and addresses; of a directory, every picture in it and below."""
     model: options.ChosenModel = None
     task: options.Task = None
-    """by default panoptic if the checkpoint knows stuff classes, else semantic."""
+    """by default what the checkpoint was trained for."""
     out: Path = Path("predictions")
     """directory for the results."""
     as_json: options.Json = False

@@ -33,7 +33,7 @@ class Command:
     port: int = 8000
     """0 takes any free one, and says which."""
     task: options.Task = None
-    """where a request names none; by default panoptic if the checkpoint knows stuff classes, else semantic."""
+    """where a request names none; by default what the checkpoint was trained for."""
     device: options.Device = None
     dtype: options.ChosenPrecision = None
     max_batch: int = 8

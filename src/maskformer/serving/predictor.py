@@ -43,7 +43,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_SEMANTIC_HAS_NO_THRESHOLDS)
 
-    task: Task | None = Field(None, description="By default panoptic if the model knows stuff classes, else semantic.")
+    task: Task | None = Field(None, description="By default what the model was trained for.")
     threshold: Share | None = Field(None, description="Lowest score of a segment, default 0.5; not for semantic.")
     mask_threshold: Share | None = Field(None, description="Lowest mask probability of a pixel, default 0.5.")
     overlap: Share | None = Field(None, description="Share of its mask a segment must keep; default 0.8.")

@@ -73,10 +73,17 @@ def class_fields(config: TrainingConfig, dataset: SegmentationDataset) -> dict[s
         "id2label": labels,
         "label2id": {name: label for label, name in labels.items()},
         "class_weights": config.class_weights,
-        "stuff_class_ids": None if dataset.task == "semantic" else dataset.stuff_class_ids,
+        "stuff_class_ids": _stuff_ids(dataset),
         "use_auxiliary_loss": config.deep_supervision,
         "deep_supervision": config.deep_supervision,
     }
+
+
+def _stuff_ids(dataset: SegmentationDataset) -> list[int] | None:
+    """What the checkpoint says of stuff, by which its task is known: nothing (semantic), none (instance), or which."""
+    if dataset.task == "semantic":
+        return None
+    return [] if dataset.task == "instance" else dataset.stuff_class_ids
 
 
 def build_processor(config: TrainingConfig, dataset: SegmentationDataset) -> MaskFormerImageProcessor:
@@ -92,7 +99,7 @@ def build_processor(config: TrainingConfig, dataset: SegmentationDataset) -> Mas
     return MaskFormerImageProcessor(
         size={"shortest_edge": config.test_size, "longest_edge": max(config.test_size, config.test_max_size)},
         ignore_index=255,
-        label_ids_to_fuse=None if dataset.task == "semantic" else dataset.stuff_class_ids,
+        label_ids_to_fuse=_stuff_ids(dataset),
         **colors,
     )
 
