@@ -24,16 +24,12 @@ IGNORED_ON_READING = [
     r"normalization\.num_batches_tracked$",
 ]
 
-_RENAMED_IN_MEMORY = ((".mlp.fc", ".fc"), (".o_proj.", ".out_proj."))
-
 
 def translate(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """A hook before `load_state_dict`: any release's state dict becomes ours, without what is ignored on reading."""
     own = model.state_dict(prefix=prefix, keep_vars=True)
     for key in [key for key in state_dict if key.startswith(prefix) and key not in own]:
-        value, name = state_dict.pop(key), key
-        for theirs, ours in _RENAMED_IN_MEMORY:
-            name = name.replace(theirs, ours)
+        value, name = state_dict.pop(key), key.replace(".mlp.fc", ".fc").replace(".o_proj.", ".out_proj.")
         if name in own or not any(re.search(pattern, key) for pattern in IGNORED_ON_READING):
             state_dict[name if name in own else key] = value
 
