@@ -137,6 +137,18 @@ def test_return_dict_false_gives_the_peers_tuple(peer_checkpoint: Callable[[str]
     assert [tuple(value.shape) for value in output] == [tuple(value.shape) for value in expected]
 
 
+def test_a_configuration_of_transformers_class(tmp_path: Path, peer_checkpoint: Callable[[str], Path]) -> None:
+    directory = peer_checkpoint("resnet-basic")
+    config = transformers.AutoConfig.from_pretrained(directory, id2label={0: "sky", 1: "sea"}, mask_weight=5.0)
+    model = MaskFormerForInstanceSegmentation.from_pretrained(directory, config=config, ignore_mismatched_sizes=True)
+    assert (type(model.config), model.config.id2label) == (MaskFormerConfig, config.id2label)
+    assert model.model.config is model.config
+    assert (model.class_predictor.out_features, model.weight_dict["loss_mask"]) == (3, 5.0)
+    assert MaskFormerModel(config).config.mask_weight == 5.0
+    model.save_pretrained(tmp_path)
+    assert transformers.AutoConfig.from_pretrained(tmp_path).id2label == config.id2label
+
+
 def test_configuration_file_is_the_peers(peer_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     directory = peer_checkpoint("resnet-basic")
     config = MaskFormerConfig.from_pretrained(directory)

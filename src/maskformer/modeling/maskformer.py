@@ -47,6 +47,11 @@ class MaskFormerPreTrainedModel(PreTrainedModel):
     # The loss is normalised by the number of masks, not by the batch: transformers' Trainer must not rescale it.
     accepts_loss_kwargs = False
 
+    def __init__(self, config: Any, *inputs: Any, **kwargs: Any):
+        if getattr(config, "model_type", "") == "maskformer" and not isinstance(config, MaskFormerConfig):
+            config = MaskFormerConfig.from_dict(config.to_dict())  # of transformers' class, as AutoConfig makes it
+        super().__init__(config, *inputs, **kwargs)
+
     def post_init(self) -> None:
         assign_rules(self)
         self.register_load_state_dict_pre_hook(published_layout.translate)
@@ -121,6 +126,7 @@ class MaskFormerModel(MaskFormerPreTrainedModel):
 
     def __init__(self, config: MaskFormerConfig):
         super().__init__(config)
+        config = self.config
         self.pixel_level_module = build_pixel_level_module(config)
         self.transformer_module = build_transformer_module(config, self.pixel_level_module.decoder.transformer_width)
         self.post_init()
@@ -201,6 +207,7 @@ class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
 
     def __init__(self, config: MaskFormerConfig):
         super().__init__(config)
+        config = self.config
         width, num_labels = config.decoder_config.d_model, cast(int, config.num_labels)
         self.model = MaskFormerModel(config)
         self.class_predictor = Linear(width, num_labels + 1)
