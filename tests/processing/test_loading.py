@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, features
 
 from maskformer.processing.loading import flat_list, open_picture, read_image, read_label_map
 
@@ -211,3 +211,32 @@ def test_bad_label_maps():
         read_label_map(b"nothing")
     with pytest.raises(ValueError, match="float32 values"):
         read_label_map(np.full((2, 4, 4), 0.5, np.float32))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_turned_as_pillow_does(tmp_path: Path, orientation: int):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(np.arange(105, dtype=np.uint8).reshape(5, 7, 3))
+    picture.save(tmp_path / "a.png", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
+    assert np.array_equal(read_image(tmp_path / "a.png").permute(1, 2, 0).numpy(), expected)
+
+
+def test_damaged_notes_leave_a_picture_as_it_is(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    written = io.BytesIO()
+    Image.fromarray(RGB).save(written, "WEBP", exif=exif, lossless=True)
+    damaged = written.getvalue().replace(b"MM\x00*", b"MM\x00Q")
+    assert damaged != written.getvalue()
+    assert np.array_equal(read_image(damaged).permute(1, 2, 0).numpy(), RGB)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_avif():
+    written = io.BytesIO()
+    Image.fromarray(RGB).save(written, "AVIF")
+    start = written.getvalue().index(b"mdat") + 4
+    with pytest.raises(ValueError, match="cannot be read as a picture"):
+        read_image(written.getvalue()[:start] + bytes(len(written.getvalue()) - start))
