@@ -84,3 +84,13 @@ def test_accents_are_written_in_two_ways(tmp_path):
     publishers.save(tmp_path / "labels" / "cafe\u0301.png", PICTURE[..., 0])
     (tmp_path / "classes.txt").write_text("sky")
     assert check_dataset(open_dataset(tmp_path)).ok
+
+
+def test_numbers_of_objects_that_would_change_their_class(tmp_path):
+    publishers.save(tmp_path / "images" / "a.png", PICTURE)
+    publishers.save(tmp_path / "labels" / "a.png", PICTURE[..., 0])
+    numbers = np.full(SIZE, 1 << 16 | 7, np.int32)
+    publishers.save(tmp_path / "instances" / "a.tif", numbers)
+    (tmp_path / "classes.txt").write_text("cat (thing)\ndog (thing)")
+    (error,) = check_dataset(open_dataset(tmp_path)).errors
+    assert "holds instance 65543, expected numbers up to 65535" in error.message

@@ -62,6 +62,10 @@ def _joined(labels: NDArray[Any], instances: NDArray[Any], path: str) -> NDArray
     if labels.shape != instances.shape:
         message = f"{path} is {instances.shape} but the class map is {labels.shape}: they must be of one size"
         raise DataError("size mismatch", path, message)
+    if instances.max(initial=0) > 0xFFFF:
+        raise ValueError(
+            f"{path} holds instance {instances.max()}, expected numbers up to 65535: count anew in each map"
+        )
     return (labels.astype(np.int64) << 16) + instances
 
 
