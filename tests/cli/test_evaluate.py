@@ -1,14 +1,19 @@
 """`maskformer evaluate` and `maskformer compare` from the words of the command line to what they print and write."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from maskformer.cli import main
+from maskformer.data.scenes import LABELS
 
 from ..data.publishers import WRITERS
 from .conftest import save
@@ -167,3 +172,20 @@ def test_directories_of_the_formats_that_people_have(form, capsys, tmp_path) -> 
     metrics = json.loads(capsys.readouterr().out)["metrics"]
     headline = {"panoptic": "PQ", "instance": "AP50", "semantic": "mIoU"}[task]
     assert metrics[headline] > 50
+
+
+def test_names_of_any_bytes(checkpoint, tmp_path) -> None:
+    """A picture whose name was written on a system with another encoding, at a terminal that refuses such names."""
+    root, out = tmp_path / "data", tmp_path / "out"
+    for folder, pixels in (("images", np.zeros((40, 50, 3), np.uint8)), ("labels", np.zeros((40, 50), np.uint8))):
+        (root / folder).mkdir(parents=True)
+        Image.fromarray(pixels).save(root / folder / os.fsdecode(b"caf\xe9.png"))
+    (root / "classes.txt").write_text("\n".join(LABELS.values()))
+    words = ["evaluate", "--model", checkpoint, "--data", str(root), "--task", "semantic", "--out", str(out)]
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    with contextlib.redirect_stdout(stream):
+        assert main(words) == 0
+        assert main(["predict", "--model", checkpoint, str(root / "images"), "--out", str(out)]) == 0
+    stream.flush()
+    assert b"caf\\udce9.png" in stream.buffer.getvalue()
+    assert "caf?.png" in (out / "report.html").read_text(encoding="utf-8")

@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `maskformer`; by default those of the process.
     """
     words, debug = _without_debug(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be of any bytes
     try:
         code = _dispatch(words)
         sys.stdout.flush()  # a reader that has left is noticed here, not when Python closes the stream

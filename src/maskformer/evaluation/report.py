@@ -66,7 +66,7 @@ def write_report(path: Path, evaluation: Evaluation, model: str, data: str, pict
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     text = f"{head}<body>{''.join(parts)}</body></html>\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8", errors="replace"))
 
 
 def gallery(
