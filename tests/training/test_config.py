@@ -1,5 +1,7 @@
 """Settings, recipes, learning rates and parameter groups."""
 
+import math
+
 import pytest
 import torch
 
@@ -41,6 +43,11 @@ def test_options_win_over_the_file_and_the_file_over_the_recipe(tmp_path) -> Non
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
+        ({"steps": "many"}, "steps is 'many': Input should be a valid integer"),
+        ({"steps": None}, "steps is None: Input should be a valid integer"),
+        ({"steps": math.inf}, "steps is inf: Input should be a finite number"),
+        ({"learning_rate": math.inf}, "learning_rate is inf: Input should be a finite number"),
+        ({"class_weights": [1.0, math.nan]}, "class_weights.1 is nan: Input should be a finite number"),
         ({"stepz": 3}, "no setting 'stepz'"),
         ({"steps": 0}, "steps is 0: Input should be greater than or equal to 1"),
         ({"batch_size": 6, "accumulation": 4}, "batch_size 6 is no multiple of accumulation 4"),
@@ -52,6 +59,8 @@ def test_wrong_settings_are_named(fields, sentence) -> None:
     with pytest.raises(ValueError, match=sentence) as caught:
         build_config({**BASE, **fields})
     assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=sentence):
+        resolve({**BASE, **fields})
 
 
 def test_a_missing_setting_and_an_unknown_recipe_are_named() -> None:

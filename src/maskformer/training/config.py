@@ -31,7 +31,7 @@ class TrainingConfig(BaseModel):
         (0.0001, 'poly')
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # What
     data: str = Field(description="a directory in a format that `maskformer data check` knows, hub:NAME, or scenes")

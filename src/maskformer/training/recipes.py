@@ -7,6 +7,7 @@ settings", and appendix).
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -145,8 +146,9 @@ def resolve(
         recipe.pop("model", None)  # who asks for an architecture asks for random weights
     if "steps" in fields and "warm_up_steps" not in fields:
         # a shorter run than the recipe's is not all warm-up
-        share = int(fields["steps"]) / recipe.get("steps", TrainingConfig.model_fields["steps"].default)
-        recipe["warm_up_steps"] = round(recipe.get("warm_up_steps", 0) * min(1.0, share))
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # told of with the other settings
+            share = int(fields["steps"]) / recipe.get("steps", TrainingConfig.model_fields["steps"].default)
+            recipe["warm_up_steps"] = round(recipe.get("warm_up_steps", 0) * min(1.0, share))
     return build_config({**(stand_ins or {}), **recipe, **fields, "recipe": recipe["recipe"]})
 
 
