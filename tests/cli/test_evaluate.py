@@ -189,3 +189,16 @@ def test_names_of_any_bytes(checkpoint, tmp_path) -> None:
     stream.flush()
     assert b"caf\\udce9.png" in stream.buffer.getvalue()
     assert "caf?.png" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_pictures_of_one_name_are_not_written_over_each_other(checkpoint, tmp_path, capsys) -> None:
+    root = tmp_path / "data"
+    for folder, pixels in (("images", np.zeros((40, 50, 3), np.uint8)), ("labels", np.zeros((40, 50), np.uint8))):
+        for city in ("aachen", "ulm"):
+            (root / folder / city).mkdir(parents=True)
+            Image.fromarray(pixels).save(root / folder / city / "1.png")
+    (root / "classes.txt").write_text("\n".join(LABELS.values()))
+    words = ["--model", checkpoint, "--data", str(root), "--task", "semantic", "--out", str(tmp_path / "out")]
+    assert main(["evaluate", *words, "--submission"]) == 1
+    assert "are both '1.png' in a submission: give pictures names of their own" in capsys.readouterr().err
+    assert main(["evaluate", *words]) == 0

@@ -53,7 +53,7 @@ class Submission:
         table: int64 [C]: the data's label id of each of the model's.
 
     Raises:
-        ValueError: there is no directory.
+        ValueError: there is no directory, or two images have one name.
     """
 
     def __init__(
@@ -65,16 +65,28 @@ class Submission:
         originals = [category.original_id for category in annotations.dataset.categories]
         self.category_ids = {label: originals[place] for label, place in enumerate(table.tolist()) if place >= 0}
         self.pictures = self.directory / {"panoptic": "panoptic", "semantic": "labels", "instance": ""}[task]
+        places: dict[int | str, int] = {}
+        for index in range(len(annotations.dataset)):
+            name = self._name(index)
+            if (first := places.setdefault(name, index)) != index:
+                paths = " and ".join(annotations.dataset.path(place) for place in (first, index))
+                raise ValueError(f"{paths} are both {name!r} in a submission: give pictures names of their own")
         self.pictures.mkdir(parents=True, exist_ok=True)
+
+    def _name(self, index: int) -> int | str:
+        """What an image is called in the submission."""
+        if self.task == "instance":
+            return self.annotations.image_id(index)
+        dataset = self.annotations.dataset
+        path = Path(dataset.target_path(index) if self.task == "panoptic" else dataset.path(index))
+        return path.with_suffix(".png").name
 
     def add(self, result: Segmentation, index: int) -> list[dict[str, Any]]:
         """Write the picture of an image, and return its entries for the JSON file."""
         image_id = self.annotations.image_id(index)
         if self.task == "instance":
             return result.to_coco(image_id, self.category_ids, compressed=True)
-        dataset = self.annotations.dataset
-        path = Path(dataset.target_path(index) if self.task == "panoptic" else dataset.path(index))
-        name = path.with_suffix(".png").name
+        name = str(self._name(index))
         if self.task == "panoptic":
             picture, annotation = result.to_panoptic(image_id, self.category_ids)
             entries = [annotation | {"file_name": name}]
