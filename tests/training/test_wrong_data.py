@@ -15,7 +15,7 @@ from PIL import Image
 
 from maskformer.data.check import check_dataset
 from maskformer.data.recognise import open_dataset
-from maskformer.training.batches import open_evaluation_set, refuse_wrong_evaluation
+from maskformer.training.batches import check_val_set, open_evaluation_set
 from maskformer.training.trainer import train
 
 from ..data import publishers
@@ -143,7 +143,7 @@ def test_the_same_classes_in_another_order_can_be_evaluated_on(tmp_path):
     path = tmp_path / "annotations" / "panoptic_val2017.json"
     path.write_text(path.read_text().replace('"category_id": ', '"category_id": -'))
     config = settings(tmp_path / "run", "scenes", data=str(tmp_path), eval_every=1)
-    refuse_wrong_evaluation(config, open_dataset(tmp_path))
+    check_val_set(config, open_dataset(tmp_path))
 
 
 def test_nothing_to_count_in_the_images_to_evaluate_on(tmp_path):
@@ -154,7 +154,7 @@ def test_nothing_to_count_in_the_images_to_evaluate_on(tmp_path):
     config = settings(tmp_path / "run", "scenes", data=str(root), eval_every=1, eval_images=1)
     with pytest.raises(ValueError, match="nothing to count in the first 1 images of val"):
         train(config)
-    refuse_wrong_evaluation(config.model_copy(update={"eval_images": 2}), open_dataset(root))
+    check_val_set(config.model_copy(update={"eval_images": 2}), open_dataset(root))
 
 
 def test_a_split_to_evaluate_on_that_was_asked_for_must_exist(tmp_path):

@@ -38,15 +38,10 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
         _remove(old)
     except (OSError, SafetensorError) as error:
-        raise unwritten(error, path) from error
+        number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
+        raise OSError(number or 0, reason or str(error), str(path)) from error  # the name that the user knows
     finally:
         _remove(partial)
-
-
-def unwritten(error: Exception, path: Path) -> OSError:
-    """What hindered writing, a full disk most often, with the name that the user knows the file by."""
-    number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
-    return OSError(number or 0, reason or str(error), str(path))
 
 
 @contextlib.contextmanager

@@ -174,7 +174,10 @@ def _read(root: Path, split: str, source: Path, task: Task | None) -> CocoInstan
     content = read_json(source)
     with entries_of(source):
         classes, findings = coco_classes(content, source, True, frozenset()), listed_twice(content, source)
-        images = [(os.fspath(image["file_name"]), _size(image), image["id"]) for image in content["images"]]
+        images = [
+            (os.fspath(image["file_name"]), (int(image["height"]), int(image["width"])), image["id"])
+            for image in content["images"]
+        ]
         objects: dict[Any, list[tuple[Any, ...]]] = {number: [] for _, _, number in images}
         for entry in content["annotations"]:
             number = entry["image_id"]
@@ -190,10 +193,6 @@ def _read(root: Path, split: str, source: Path, task: Task | None) -> CocoInstan
     folder = image_folder(root, source, [name for name, *_ in images], split)
     records = ((str(folder / name), str(source), size, objects[number], number) for name, size, number in images)
     return CocoInstances(root, split, classes, records, findings, task)
-
-
-def _size(image: dict[str, Any]) -> tuple[int, int]:
-    return int(image["height"]), int(image["width"])
 
 
 LAYOUT = Layout("coco-instances", _find, _read)

@@ -15,20 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 DOWNLOAD_TIMEOUT_SECONDS = 30
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # "I" is how Pillow reads many 16-bit files
-_TURNS = {  # by EXIF's orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 MAP_MODES = ("1", "L", "P", *SIXTEEN_BIT_MODES)
 
 
@@ -128,12 +119,11 @@ def read_label_map(source: Any, name: str = "the segmentation map") -> Tensor:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    picture.load()  # turns a TIFF, after which there is nothing to turn
-    try:
-        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    try:  # exif_transpose copies the picture even when there is nothing to turn
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+        return ImageOps.exif_transpose(picture) if turned else picture
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
-        return picture  # damaged notes, by which viewers do not turn it either
-    return picture if turn is None else picture.transpose(turn)
+        return picture  # damaged notes do not count
 
 
 def _picture_to_array(picture: Image.Image, num_channels: int, name: str) -> np.ndarray:

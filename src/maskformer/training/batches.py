@@ -109,7 +109,7 @@ def open_evaluation_set(config: TrainingConfig) -> SegmentationDataset | None:
         raise
 
 
-def refuse_wrong_evaluation(config: TrainingConfig, dataset: SegmentationDataset) -> None:
+def check_val_set(config: TrainingConfig, dataset: SegmentationDataset) -> None:
     """Raises ValueError where an evaluation of what is learnt would fail, in the middle of the training."""
     evaluation_set = open_evaluation_set(config)
     if evaluation_set is None:

@@ -31,14 +31,7 @@ from maskformer.evaluation.loop import Options
 from maskformer.explanations import explained
 from maskformer.inference import Segmenter
 from maskformer.training.average import AveragedWeights
-from maskformer.training.batches import (
-    Order,
-    PixelCollate,
-    build_loader,
-    fit_sizes,
-    open_evaluation_set,
-    refuse_wrong_evaluation,
-)
+from maskformer.training.batches import Order, PixelCollate, build_loader, check_val_set, fit_sizes, open_evaluation_set
 from maskformer.training.checkpointing import latest_checkpoint, read_state, save_checkpoint
 from maskformer.training.config import TrainingConfig, build_config, read_settings
 from maskformer.training.model_card import build_card, check_hub, push
@@ -91,7 +84,7 @@ def train(config: TrainingConfig, resume: bool = False) -> Outcome:
         return Trainer(fit_sizes(_continued(config), dataset), accelerator, dataset, resume).run()
     with _all_or_none():
         report = refuse_wrong_data(dataset, config.check_images)
-        refuse_wrong_evaluation(config, dataset)
+        check_val_set(config, dataset)
     trainer = Trainer(fit_sizes(config, dataset), accelerator, dataset)
     notes = [finding.message for finding in report.findings[:5]]
     if report.most_targets > (queries := trainer.network.config.decoder_config.num_queries):
