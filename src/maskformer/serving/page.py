@@ -6,8 +6,10 @@ It asks nothing of any other server: gradio's analytics are off, and its fonts a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import tempfile
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -137,9 +139,18 @@ def _show(result: Segmentation, folder: Path) -> list[Any]:
             parts.append((0.6 * np.asarray(mask, np.float32), f"{name} · {segment.score:.2f}"))
             color = segment.label_id + number * len(result.labels)  # the first of a class has that class's
             colors[parts[-1][1]] = "#" + label_colors(color + 1)[color].tobytes().hex()
+    _remove_old(folder)
     stem = folder / f"{result.task}-{uuid.uuid4().hex[:8]}"
     drawn, text = stem.with_suffix(".png"), stem.with_suffix(".json")
     result.overlay().save(drawn)
     text.write_text(result.to_json(rle=True))
     files = [gr.DownloadButton(value=str(file), interactive=True) for file in (drawn, text)]
     return [gr.AnnotatedImage(value=(picture, parts), color_map=colors), rows, *files]
+
+
+def _remove_old(folder: Path) -> None:
+    """gradio has taken copies of the results, and removes those alone."""
+    for file in folder.glob("*-*"):
+        with contextlib.suppress(FileNotFoundError):  # another thread was faster
+            if time.time() - file.stat().st_mtime > _SECONDS_KEPT:
+                file.unlink()
