@@ -66,6 +66,17 @@ def run_line(line: str) -> None:
         assert done.returncode == 0, f"{line}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
 
 
+def test_commands_that_cannot_run_here_have_these_options(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [text.replace("\\\n", " ") for page in PAGES for kind, text in blocks(page) if kind == "text"]
+    lines = {line for text in texts for line in text.splitlines() if line.startswith("maskformer ")}
+    assert len(lines) > 5
+    for line in lines:
+        command = re.findall(r"[\w-]+", line)[1]
+        assert main([command, "--help"]) == 0
+        known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+        assert set(re.findall(r"--[\w-]+", line)) <= known, line
+
+
 def test_the_table_of_settings_is_that_of_the_code() -> None:
     settings = runpy.run_path(str(ROOT / "docs" / "figures" / "settings.py"))
     page = settings["PAGE"].read_text(encoding="utf-8")
