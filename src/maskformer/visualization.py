@@ -76,7 +76,7 @@ def overlay(
     if segments is None:
         present = [int(value) for value in np.unique(ids) if value >= 0 and value != 255]
         segments = [{"id": value, "label_id": value} for value in present]
-    places = _places(ids, np.array([_read(segment, "id") for segment in segments], np.int64))
+    places = places_of(ids, np.array([value_of(segment, "id") for segment in segments], np.int64))
     shares = np.bincount(places.ravel(), minlength=len(segments) + 1)[1:] / ids.size
     entries = _entries(segments, shares, id2label or {}, colors or {})
     table = np.array([(0, 0, 0), *(entry.color for entry in entries)], np.uint8)
@@ -143,11 +143,12 @@ def _open(image: Image.Image | ArrayLike) -> Image.Image:
     return Image.fromarray(pixels).convert("RGB")
 
 
-def _read(segment: Any, name: str) -> Any:
+def value_of(segment: Any, name: str) -> Any:
+    """What the segment has under the name, by key or attribute; None if it has nothing."""
     return segment.get(name) if isinstance(segment, Mapping) else getattr(segment, name, None)
 
 
-def _places(ids: NDArray[Any], known: NDArray[np.int64]) -> NDArray[np.intp]:
+def places_of(ids: NDArray[Any], known: NDArray[np.int64]) -> NDArray[np.intp]:
     """[H, W]: the place of each pixel's id among the `known`, from 1; 0 where it is none of them."""
     if not known.size:
         return np.zeros(ids.shape, np.intp)
@@ -162,10 +163,10 @@ def _entries(
     seen: Counter[int] = Counter()
     entries: list[_Entry] = []
     for segment, share in zip(segments, shares.tolist(), strict=True):
-        label_id = int(_read(segment, "label_id"))
+        label_id = int(value_of(segment, "label_id"))
         color = colors[label_id] if label_id in colors else label_colors(label_id + 1)[label_id]
-        label = _read(segment, "label") or id2label.get(label_id) or f"class {label_id}"
-        entries.append(_Entry(label_id, label, _read(segment, "score"), share, _shade(color, seen[label_id])))
+        label = value_of(segment, "label") or id2label.get(label_id) or f"class {label_id}"
+        entries.append(_Entry(label_id, label, value_of(segment, "score"), share, _shade(color, seen[label_id])))
         seen[label_id] += 1
     return entries
 

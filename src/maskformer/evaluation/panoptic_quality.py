@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from maskformer.visualization import places_of, value_of
+
 # IoUs between 0.5 and 1 are multiples of 2^-53 as float64, hence 2^53 x IoU is an integer. It is summed in two parts
 # that cannot overflow before 2^36 matches, so the sum is exact, whatever the order and however it was sharded.
 _LOW_BITS, _ALL_BITS = 26, 53
@@ -146,13 +148,14 @@ class PanopticQuality:
         return PanopticQualityResult(overall, things, stuff, per_class)
 
     def _read(self, segments: Sequence[Any], which: str) -> _Segments:
-        ids = np.array([_value(segment, "id") for segment in segments], np.int64)
+        ids = np.array([value_of(segment, "id") for segment in segments], np.int64)
         category: list[int] = []
         for segment in segments:
-            label = _value(segment, "category_id", "label_id")
+            label = value_of(segment, "category_id")
+            label = value_of(segment, "label_id") if label is None else label
             if label not in self._place:
                 raise ValueError(
-                    f"PanopticQuality got segment {_value(segment, 'id')} of the {which} with category {label}, "
+                    f"PanopticQuality got segment {value_of(segment, 'id')} of the {which} with category {label}, "
                     f"expected one of {sorted(self._place)}; give PanopticQuality every category of the data."
                 )
             category.append(self._place[label])
@@ -161,7 +164,7 @@ class PanopticQuality:
                 f"PanopticQuality got segments of the {which} with the ids {sorted(ids.tolist())}, expected each once "
                 "and from 1 on; 0 is void."
             )
-        crowd = np.array([bool(_value(segment, "iscrowd")) for segment in segments], np.bool_)
+        crowd = np.array([bool(value_of(segment, "iscrowd")) for segment in segments], np.bool_)
         return _Segments(ids, np.array(category, np.intp), crowd)
 
     def _add(self, counts: NDArray[np.int64], true: _Segments, predicted: _Segments) -> None:
@@ -186,21 +189,11 @@ class PanopticQuality:
         np.add.at(self.state[:, 2], true.category[missed], 1)
 
 
-def _value(segment: Any, *names: str) -> Any:
-    """The first of these that the segment has, by key or attribute; None if it has none."""
-    for name in names:
-        value = segment.get(name) if isinstance(segment, Mapping) else getattr(segment, name, None)
-        if value is not None:
-            return value
-    return None
-
-
 def _slots(ids: NDArray[Any], known: NDArray[np.int64]) -> NDArray[np.intp]:
     """For every pixel: 0 void, 1 to S the place of its id among the `known`, S + 1 an id that is none of them."""
-    order = np.argsort(known)
-    place = np.searchsorted(known, ids, sorter=order)
-    found = np.append(known[order], -1)[place] == ids  # -1: an id beyond the largest
-    return np.where(found, np.append(order, 0)[place] + 1, np.where(ids == 0, 0, len(known) + 1))
+    places = places_of(ids, known)
+    places[(places == 0) & (ids != 0)] = len(known) + 1
+    return places
 
 
 def _check_prediction(counts: NDArray[np.int64], ids: NDArray[Any], predicted: _Segments) -> None:
