@@ -252,22 +252,21 @@ class Segmenter:
         pixel_values = torch.stack([item.pixel_values for item in group]).to(device, dtype)  # [B, 3, H', W']
         self.model.eval()
         outputs = self.model(pixel_values=pixel_values)
-        if self.graph_task is None:
-            outputs = _logits(outputs, self.is_per_pixel)
-        where = {
+        where: dict[str, Any] = {
             "target_sizes": [item.image_size for item in group],
             "pixel_mask": torch.stack([item.pixel_mask for item in group]),  # [B, H', W']
         }
-        build = {"semantic": self._semantic, "panoptic": self._panoptic, "instance": self._instance}[task]
-        results = build(outputs, **where, **options) if self.graph_task is None else self._graph_maps(outputs, **where)
+        if self.graph_task is None:
+            outputs = _logits(outputs, self.is_per_pixel)
+            build = {"semantic": self._semantic, "panoptic": self._panoptic, "instance": self._instance}[task]
+            results = build(outputs, **where, **options)
+        else:
+            found = graph_segments(outputs, **where)
+            results = ((ids, segments_of_map(ids, infos, self.labels, self.stuff_ids)) for ids, infos in found)
         return [
             Segmentation(task, segmentation, segments, item.image_size, self.labels, item.image)
             for item, (segmentation, segments) in zip(group, results, strict=True)
         ]
-
-    def _graph_maps(self, outputs: Any, **where: Any) -> Iterator[tuple[np.ndarray, list[Segment]]]:
-        for segmentation, infos in graph_segments(outputs, **where):
-            yield segmentation, segments_of_map(segmentation, infos, self.labels, self.stuff_ids)
 
     def _semantic(self, outputs: Any, **options: Any) -> Iterator[tuple[np.ndarray, list[Segment]]]:
         maps: Any = self.image_processor.post_process_semantic_segmentation(outputs, **options)
