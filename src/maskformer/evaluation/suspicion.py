@@ -50,10 +50,8 @@ def suspicions(
     never = [row["name"] for row in per_class if not row["predicted"]]
     if never:
         found.append(f"never predicted, though the data has them: {_listed(never)}")
-    if confusion is not None and confusion.sum() and len(names) > 1:
-        predicted = [*names, "nothing"][int(confusion.sum(0).argmax())]
-        if np.count_nonzero(confusion.sum(0)) == 1:
-            found.append(f"every pixel is predicted as {predicted}")
+    if confusion is not None and len(names) > 1 and np.count_nonzero(confusion.sum(0)) == 1:
+        found.append(f"every pixel is predicted as {[*names, 'nothing'][int(confusion.sum(0).argmax())]}")
     return found
 
 
