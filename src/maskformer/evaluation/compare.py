@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from maskformer.checkpoints.loading import resolve_checkpoint
 from maskformer.data.dataset import SegmentationDataset
 from maskformer.evaluation.evaluate import build_judge
 from maskformer.evaluation.judge import Judge, PanopticJudge, class_map, panoptic_segments
@@ -72,17 +73,16 @@ def load_for_comparison(name: str, task: Task | None = None, device: str | None 
     Raises:
         ValueError: there is no such checkpoint, or transformers cannot hold it.
     """
-    if not name.startswith(PEER):
-        return Segmenter.from_pretrained(name, task, device, torch.float32)
+    checkpoint = name.removeprefix(PEER)
+    ours = Segmenter.from_pretrained(checkpoint, task, device, torch.float32)
+    if checkpoint == name:
+        return ours
     from transformers import MaskFormerForInstanceSegmentation
 
-    from maskformer.checkpoints.loading import resolve_checkpoint
-
-    ours = Segmenter.from_pretrained(name.removeprefix(PEER), task, device, torch.float32)
     try:
-        peer = MaskFormerForInstanceSegmentation.from_pretrained(resolve_checkpoint(name.removeprefix(PEER)))
+        peer = MaskFormerForInstanceSegmentation.from_pretrained(resolve_checkpoint(checkpoint))
     except (ValueError, OSError, RuntimeError) as error:
-        raise ValueError(f"transformers cannot load {name.removeprefix(PEER)}: {error}") from error
+        raise ValueError(f"transformers cannot load {checkpoint}: {error}") from error
     return Segmenter(peer, ours.image_processor, ours.task, ours.device, torch.float32)
 
 
