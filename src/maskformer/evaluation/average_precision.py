@@ -109,7 +109,9 @@ class AveragePrecision:
         ids = [record["image_id"] for record in self.records]
         if not ids or len(set(ids)) < len(ids):
             raise ValueError(f"average precision got {len(ids)} images with {len(set(ids))} ids, expected each once")
-        evaluation = self._evaluated(sorted(self.records, key=_rank))
+        # Numbers come before names.
+        ranked = sorted(self.records, key=lambda record: (isinstance(record["image_id"], str), record["image_id"]))
+        evaluation = self._evaluated(ranked)
         numbers = [None if value < 0 else 100 * float(value) for value in evaluation.stats[: len(NAMES)]]
         precision: NDArray[np.float64] = evaluation.eval["precision"]  # [IoUs, recalls, C, areas, limits]
         per_class: dict[int, dict[str, float]] = {}
@@ -159,10 +161,6 @@ def _official(backend: Backend) -> tuple[Any, Any]:
     except ImportError as error:
         raise ImportError(f"average precision needs {backend}: pip install 'maskformer[eval]'") from error
     return COCO, COCOeval
-
-
-def _rank(record: Record) -> tuple[bool, int | str]:
-    return isinstance(record["image_id"], str), record["image_id"]  # numbers before names
 
 
 def _mean(precision: NDArray[np.float64]) -> float:
