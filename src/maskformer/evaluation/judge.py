@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from maskformer.data.classes import Category
-from maskformer.data.sample import Sample, expand
+from maskformer.data.sample import IGNORED, Sample, expand
 from maskformer.evaluation.average_precision import AveragePrecision, Backend
 from maskformer.evaluation.miou import MeanIoU
 from maskformer.evaluation.panoptic_quality import PanopticQuality
@@ -27,8 +27,6 @@ from maskformer.results import Segmentation
 Record = dict[str, Any]
 Metrics = dict[str, float | None]
 Row = dict[str, Any]  # of the table of classes: id, name and the numbers
-
-_IGNORED = -1
 
 
 class Judge(ABC):
@@ -75,13 +73,13 @@ class SemanticJudge(Judge):
 
     def __init__(self, categories: Sequence[Category], table: NDArray[np.int64]) -> None:
         super().__init__(categories, table)
-        self.iou = MeanIoU(len(categories), _IGNORED)
+        self.iou = MeanIoU(len(categories), IGNORED)
         self.confusion = self.iou.confusion
         self.counts = {"confusion": self.iou.confusion}
 
     def judge(self, result: Segmentation, sample: Sample, index: int) -> Record:
-        one = MeanIoU(len(self.names), _IGNORED)
-        one.update(class_map(result, self.table, _IGNORED), sample.class_map(_IGNORED))
+        one = MeanIoU(len(self.names), IGNORED)
+        one.update(class_map(result, self.table, IGNORED), sample.class_map(IGNORED))
         score = round(one.result().mean_iou, 4) if one.confusion.any() else None
         return {"score": score, "confusion": _sparse(one.confusion)}
 
@@ -108,9 +106,9 @@ class PanopticJudge(Judge):
         self.counts = {"quality": self.quality.state, "pixels": self.confusion}
 
     def judge(self, result: Segmentation, sample: Sample, index: int) -> Record:
-        one, pixels = PanopticQuality(self.quality.categories), MeanIoU(len(self.names) + 1, _IGNORED)
+        one, pixels = PanopticQuality(self.quality.categories), MeanIoU(len(self.names) + 1, IGNORED)
         one.update(result.segmentation, panoptic_segments(result, self.table), *panoptic_truth(sample))
-        pixels.update(class_map(result, self.table, len(self.names)), sample.class_map(_IGNORED))
+        pixels.update(class_map(result, self.table, len(self.names)), sample.class_map(IGNORED))
         score = round(one.result().all.pq, 4) if one.state.any() else None
         return {"score": score, "quality": _sparse(one.state), "pixels": _sparse(pixels.confusion)}
 
@@ -199,12 +197,12 @@ def panoptic_truth(sample: Sample) -> tuple[NDArray[np.int32], list[dict[str, An
     what is predicted there is wrong.
     """
     flat = sample.flattened()
-    counted = [region.label_id >= 0 for region in flat.regions]
-    ids = np.array([len(counted) + 1, *(place if kept else 0 for place, kept in enumerate(counted, 1))], np.int32)
+    places = [place if region.label_id >= 0 else 0 for place, region in enumerate(flat.regions, 1)]
+    ids = np.array([len(places) + 1, *places], np.int32)
     segments = [
         {"id": place, "category_id": region.label_id, "iscrowd": int(region.iscrowd)}
-        for place, region in enumerate(flat.regions, 1)
-        if region.label_id >= 0
+        for place, region in zip(places, flat.regions, strict=True)
+        if place
     ]
     return ids[flat.planes[0]], segments
 
