@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +21,11 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from maskformer.data.sample import Task as Task
 from maskformer.processing.loading import read_image
 from maskformer.processing.masks import RunLengths, decode_run_lengths, encode_run_lengths
 from maskformer.visualization import id2rgb, overlay
 
-Task: TypeAlias = Literal["semantic", "instance", "panoptic"]
 TASKS: tuple[Task, ...] = ("semantic", "instance", "panoptic")
 
 _VOID_PIXEL = 65535  # of a 16-bit instance picture, whose ids start at 0
