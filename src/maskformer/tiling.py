@@ -10,9 +10,7 @@ neighbours overlap, and each pixel is taken from the tile whose border is furthe
 
 A tile is a picture of its own: the image processor resizes it, so tiles should be as large as the pictures that the
 model was trained on. What is larger than a tile is seen in parts, and the network judges each part without the rest.
-Measured with the bundled model on 6000 x 4000 pixels: 16 scenes of 1500 x 1000 in tiles of 1024 (overlap 128) have
-76 % of their pixels right, untiled, where they are tiny, 26 %; one scene has 97 % right untiled, and in tiles of 4096
-(overlap 1024; 99 % agree away from seams), but 42 % in tiles of 1024, which show the network sky or grass alone.
+docs/decisions.md has what that does to pictures of 6000 x 4000 pixels.
 Memory beyond the model and the picture: about 32 bytes per pixel, and the results of two rows of tiles.
 
 H W picture, h w tile or overlap, N M segments, P pixels of an overlap.
@@ -171,7 +169,10 @@ class _Join:
     def add(self, place: Tile, result: Segmentation) -> None:
         """Take the next tile; they come row by row."""
         here = _Seen(place, result, len(self.found))
-        self.found += [(place, segment if result.task == "instance" else _lean(segment)) for segment in result.segments]
+        segments = result.segments
+        if result.task != "instance":  # without their tile's map, which need not be kept for them
+            segments = [replace(segment, pixels=np.zeros((0, 0), np.int32)) for segment in segments]
+        self.found += [(place, segment) for segment in segments]
         above = self.seen.pop((place.row - 1, place.column), None)
         before = self.seen.get((place.row, place.column - 1))
         for neighbour in (above, before):
@@ -251,8 +252,3 @@ class _Join:
             score = max(segment.score for _, segment in group)
             infos.append({"id": len(infos), "label_id": group[0][1].label_id, "score": score})
         return runs, infos
-
-
-def _lean(segment: Segment) -> Segment:
-    """The segment without its tile's map, which need not be kept for it."""
-    return replace(segment, pixels=np.zeros((0, 0), np.int32))
