@@ -100,9 +100,8 @@ def matcher(side: Side) -> Work:
     return lambda: criterion.matcher(*predictions, masks, labels)
 
 
-def _processor(side: Side, **settings: Any) -> Any:
-    package: Any = importlib.import_module("maskformer" if side == "ours" else "transformers")
-    return package.MaskFormerImageProcessor(**settings)
+def _package(side: Side) -> Any:
+    return importlib.import_module("maskformer" if side == "ours" else "transformers")
 
 
 def postprocessing(side: Side, task: str, num_labels: int) -> Work:
@@ -110,7 +109,7 @@ def postprocessing(side: Side, task: str, num_labels: int) -> Work:
     outputs = SimpleNamespace(
         class_queries_logits=_classes(1, num_labels), masks_queries_logits=_blobs(QUERIES, 160, 216)[None]
     )
-    method = getattr(_processor(side), f"post_process_{task}_segmentation")
+    method = getattr(_package(side).MaskFormerImageProcessor(), f"post_process_{task}_segmentation")
     extra = {"label_ids_to_fuse": set(range(80, 133))} if task == "panoptic" else {}
     return lambda: method(outputs, target_sizes=[LARGE_SIZE], **extra)
 
@@ -119,7 +118,7 @@ def preprocessing(side: Side, with_maps: bool) -> Work:
     """Four pictures of 1080x1920; with label maps of 20 segments each."""
     generator = np.random.default_rng(0)
     images = [generator.integers(0, 256, (1080, 1920, 3), dtype=np.uint8) for _ in range(4)]
-    processor = _processor(side)
+    processor = _package(side).MaskFormerImageProcessor()
     if not with_maps:
         return lambda: processor(images, return_tensors="pt")
     maps = [
@@ -135,7 +134,7 @@ _BACKBONES: dict[str, dict[str, Any]] = {"r50": {"model_type": "resnet"}, "swin-
 
 
 def _model(side: Side, backbone: str) -> Any:
-    package: Any = importlib.import_module("maskformer" if side == "ours" else "transformers")
+    package = _package(side)
     stages = ["stage1", "stage2", "stage3", "stage4"]
     config = package.MaskFormerConfig(backbone_config={**_BACKBONES[backbone], "out_features": stages}, num_labels=150)
     torch.manual_seed(0)
@@ -159,7 +158,7 @@ def picture(side: Side) -> Work:
     from maskformer.data.scenes import draw_scene
 
     Image.fromarray(draw_scene(0, (384, 512)).image).resize((LARGE_SIZE[1], LARGE_SIZE[0])).save(path, quality=90)
-    model, processor = _model(side, "swin-t"), _processor(side)
+    model, processor = _model(side, "swin-t"), _package(side).MaskFormerImageProcessor()
     if side == "ours":
         from maskformer.inference import Segmenter
 
