@@ -6,13 +6,12 @@ The three tasks are the paper's section 1: a class per pixel (semantic), the cou
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from maskformer.processing.loading import read_image
 from maskformer.processing.masks import RunLengths, decode_run_lengths, encode_run_lengths
 from maskformer.visualization import id2rgb, overlay
 
-TASKS: tuple[Task, ...] = ("semantic", "instance", "panoptic")
+TASKS: tuple[Task, ...] = get_args(Task)
 
 _VOID_PIXEL = 65535  # of a 16-bit instance picture, whose ids start at 0
 
@@ -250,8 +249,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the user knows
         raise
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+        part.unlink(missing_ok=True)
 
 
 def segments_of_map(
