@@ -202,6 +202,15 @@ def test_a_thing_inside_a_larger_one_of_the_other_tile_is_not_part_of_it() -> No
     assert [(each.label_id, each.area) for each in result.segments] == [(6, 48), (6, 2), (0, 46)]
 
 
+@pytest.mark.parametrize("task", ["semantic", "instance", "panoptic"])
+def test_tiles_that_share_nothing(task) -> None:
+    values = np.zeros((50, 100), np.int32) + 1
+    values[10:20, 10:20] = 601  # a house in the first tile, and the sky in both
+    result = TiledSegmenter(Reader(), 50, 0).predict([id2rgb(values)], task)[0]
+    assert result.segmentation.shape == (50, 100)
+    assert [segment.area for segment in result.segments if segment.label_id == 6] == [100]
+
+
 def test_an_eighth_is_shared_by_default() -> None:
     assert TiledSegmenter(Reader()).overlap == 128
     assert TiledSegmenter(Reader(), 96).overlap == 12

@@ -153,7 +153,7 @@ class _Seen(NamedTuple):
             part = shared.of(self.result.segmentation, self.place.top, self.place.left)
             masks = [part == each.id for each in self.result.segments]
         pixels = (shared.bottom - shared.top) * (shared.right - shared.left)
-        return torch.from_numpy(np.array(masks, np.float32).reshape(-1, pixels))  # [N, P]
+        return torch.from_numpy(np.array(masks, np.float32).reshape(len(masks), pixels))  # [N, P]
 
 
 class _Join:
