@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from maskformer import PerPixelBaseline, PerPixelBaselinePlus, load_model
 from maskformer.configuration import PerPixelBaselineConfig
-from maskformer.modeling.per_pixel import per_pixel_loss
+from maskformer.modeling.per_pixel import ignored_label, per_pixel_loss
 
 from .conftest import BACKBONES, decoder_fields, model_fields
 
@@ -44,6 +44,17 @@ def test_without_any_label_the_loss_is_zero_and_connected() -> None:
     assert float(loss.detach()) == 0
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+def test_with_more_classes_255_is_one_of_them() -> None:
+    logits, labels = torch.randn(1, 847, 4, 4), torch.full((1, 4, 4), 255)
+    labels[:, 2:] = 65535
+    expected = -logits.log_softmax(1)[0, 255, :2].mean()
+    assert torch.allclose(per_pixel_loss(logits, labels), expected)
+    with pytest.raises(ValueError, match="holds 847, expected 0 to 846 or 65535"):
+        per_pixel_loss(logits, torch.full((1, 4, 4), 847))
+    assert ignored_label(255) == 255
+    assert ignored_label(256) == 65535
 
 
 def test_baseline_plus_supervises_every_layer() -> None:

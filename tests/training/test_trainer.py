@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch._inductor.exc import InvalidCxxCompiler
 
@@ -225,6 +226,23 @@ def test_per_pixel_baselines_train(tmp_path, architecture) -> None:
     assert one[0]["grad_norm"] > 0
     with pytest.raises(ValueError, match="semantic segmentation only"):
         train(settings(tmp_path / "panoptic", model))
+
+
+def test_a_per_pixel_baseline_learns_class_255_where_there_is_one(tmp_path) -> None:
+    (tmp_path / "data" / "labels").mkdir(parents=True)
+    (tmp_path / "data" / "images").mkdir()
+    (tmp_path / "data" / "classes.txt").write_text("\n".join(f"number {number}" for number in range(300)))
+    Image.new("RGB", (64, 64), (90, 120, 60)).save(tmp_path / "data" / "images" / "a.png")
+    values = np.full((64, 64), 255, np.uint16)
+    values[:8] = 65535  # ignored
+    Image.fromarray(values).save(tmp_path / "data" / "labels" / "a.png")
+    model = save_tiny(tmp_path / "model", "PerPixelBaseline", dict(enumerate("abc")))
+    data = {"data": str(tmp_path / "data"), "min_sizes": [64], "batch_size": 1, "steps": 8}
+    train(settings(tmp_path / "run", model, **data))
+    losses = [row["loss"] for row in curve(tmp_path / "run")]
+    assert losses[0] == pytest.approx(np.log(300), rel=0.3)
+    assert losses[-1] < losses[0]
+    assert MaskFormerImageProcessor.from_pretrained(tmp_path / "run" / "model").ignore_index == 65535
 
 
 def test_where_nothing_can_be_compiled_it_goes_on_without(tmp_path, checkpoint, monkeypatch, capsys) -> None:

@@ -17,7 +17,10 @@ from maskformer.modeling.heads import MaskEmbedder, predict_masks
 from maskformer.modeling.maskformer import MaskFormerModel, MaskFormerPreTrainedModel, build_pixel_level_module
 from maskformer.modeling.outputs import MaskFormerModelOutput, PerPixelOutput
 
-IGNORE_INDEX = 255
+
+def ignored_label(num_classes: int) -> int:
+    """The label of pixels that count nowhere: 255, or 65535 where 255 is a class, as in the authors' ADE20K-Full."""
+    return 255 if num_classes <= 255 else 65535
 
 
 def per_pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -26,23 +29,23 @@ def per_pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
     A batch without any labelled pixel gives 0, connected to the graph.
 
     Raises:
-        ValueError: labels of another batch size, or outside 0 to C - 1 and not 255 (ignored).
+        ValueError: labels of another batch size, or outside 0 to C - 1 and not `ignored_label(C)`.
     """
     if labels.ndim != 3 or labels.shape[0] != logits.shape[0]:
         raise ValueError(
             f"labels has shape {list(labels.shape)}, expected [{logits.shape[0]}, height, width]: "
             "one class id per pixel for each image of the batch"
         )
-    labels = labels.long()
-    wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= logits.shape[1]))
+    labels, ignored = labels.long(), ignored_label(logits.shape[1])
+    wrong = (labels != ignored) & ((labels < 0) | (labels >= logits.shape[1]))
     if bool(wrong.any()):
         raise ValueError(
-            f"labels holds {int(labels[wrong][0])}, expected 0 to {logits.shape[1] - 1} or {IGNORE_INDEX} (ignored): "
+            f"labels holds {int(labels[wrong][0])}, expected 0 to {logits.shape[1] - 1} or {ignored} (ignored): "
             "check the label map and the number of classes"
         )
     enlarged = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
-    total = F.cross_entropy(enlarged, labels, ignore_index=IGNORE_INDEX, reduction="sum")
-    return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
+    total = F.cross_entropy(enlarged, labels, ignore_index=ignored, reduction="sum")
+    return total / (labels != ignored).sum().clamp(min=1)
 
 
 class PerPixelBaseline(MaskFormerPreTrainedModel):
@@ -67,7 +70,8 @@ class PerPixelBaseline(MaskFormerPreTrainedModel):
         self.post_init()
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> PerPixelOutput:
-        """Class logits per pixel [B, C, h, w] and, with `labels` [B, H, W] (255 = ignored), the loss.
+        """Class logits per pixel [B, C, h, w] and, with `labels` [B, H, W] (ignored: 255, or 65535
+        with more than 255 classes), the loss.
 
         Raises:
             ValueError: labels of the wrong shape or range.
@@ -104,8 +108,8 @@ class PerPixelBaselinePlus(MaskFormerPreTrainedModel):
         self.post_init()
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> PerPixelOutput:
-        """Class logits per pixel [B, C, h, w] and, with `labels` [B, H, W] (255 = ignored), the loss: with deep
-        supervision summed over every decoder layer.
+        """Class logits per pixel [B, C, h, w] and, with `labels` [B, H, W] (ignored: 255, or 65535
+        with more than 255 classes), the loss: with deep supervision summed over every decoder layer.
 
         Raises:
             ValueError: labels of the wrong shape or range.

@@ -78,18 +78,19 @@ def _shuffled(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class PixelCollate:
-    """As `Collate`, with one map of classes per image for the per-pixel baselines: `labels` [B, H, W], 255 ignored.
+    """As `Collate`, with one map of classes per image for the per-pixel baselines: `labels` [B, H, W].
 
     H and W are those of the targets, which may have a stride.
     """
 
     collate: Collate
+    ignored: int  # label of pixels without a class
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         batch = self.collate(samples)
-        labels = torch.full_like(batch["pixel_mask"], 255)
+        labels = torch.full_like(batch["pixel_mask"], self.ignored)
         for place, sample in enumerate(samples):
-            labels[place, : sample.size[0], : sample.size[1]] = torch.from_numpy(sample.class_map(255))
+            labels[place, : sample.size[0], : sample.size[1]] = torch.from_numpy(sample.class_map(self.ignored))
         stride = self.collate.target_stride
         return {"pixel_values": batch["pixel_values"], "labels": labels[:, ::stride, ::stride]}  # [B, H / s, W / s]
 

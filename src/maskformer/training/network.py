@@ -21,6 +21,7 @@ from maskformer.checkpoints.loading import (
 from maskformer.checkpoints.zoo import find_in_zoo
 from maskformer.configuration import MaskFormerConfig
 from maskformer.data.dataset import SegmentationDataset
+from maskformer.modeling.per_pixel import ignored_label
 from maskformer.processing.image_processor import MaskFormerImageProcessor
 from maskformer.training.backbone_weights import load_backbone
 from maskformer.training.config import TrainingConfig
@@ -98,7 +99,7 @@ def build_processor(config: TrainingConfig, dataset: SegmentationDataset) -> Mas
             pass  # a model without a processor was trained with ImageNet's, as all published ones
     return MaskFormerImageProcessor(
         size={"shortest_edge": config.test_size, "longest_edge": max(config.test_size, config.test_max_size)},
-        ignore_index=255,
+        ignore_index=ignored_label(len(dataset.categories)),
         label_ids_to_fuse=_stuff_ids(dataset),
         **colors,
     )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from maskformer.losses import LossNormalizer
+from maskformer.modeling.per_pixel import ignored_label
 from maskformer.training.network import is_per_pixel
 
 Batch = dict[str, Any]
@@ -67,20 +68,22 @@ class PixelObjective:
     names = ()
     terms: dict[str, Tensor] = {}
 
-    def __init__(self, accelerator: Any) -> None:
-        self.accelerator = accelerator
+    def __init__(self, network: Any, accelerator: Any) -> None:
+        self.ignored, self.accelerator = ignored_label(network.config.num_labels), accelerator
 
     def divisor(self, batches: Sequence[Batch]) -> float:
         """Labelled pixels of all micro-batches of a step, the mean over all processes."""
-        count = torch.stack([(batch["labels"] != 255).sum() for batch in batches]).sum().to(self.accelerator.device)
+        count = torch.stack([self._labelled(batch) for batch in batches]).sum().to(self.accelerator.device)
         return max(1.0, float(self.accelerator.reduce(count, "sum"))) / self.accelerator.num_processes
 
     def loss(self, model: Any, batch: Batch, divisor: float) -> Tensor:
         """This micro-batch's share of the loss; `model` may be wrapped."""
-        labels = batch["labels"]
-        return model(**batch).loss * ((labels != 255).sum().clamp(min=1) / divisor)
+        return model(**batch).loss * (self._labelled(batch) / divisor)
+
+    def _labelled(self, batch: Batch) -> Tensor:
+        return (batch["labels"] != self.ignored).sum()
 
 
 def build_objective(network: Any, accelerator: Any) -> MaskObjective | PixelObjective:
     """The objective of a network."""
-    return PixelObjective(accelerator) if is_per_pixel(network) else MaskObjective(network)
+    return PixelObjective(network, accelerator) if is_per_pixel(network) else MaskObjective(network)

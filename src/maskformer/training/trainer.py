@@ -338,7 +338,7 @@ class Trainer:
         size = config.crop_size if config.crop_kind == "absolute" else None
         stride, without_ignored = config.target_stride, config.leave_out_ignored
         collate = Collate(tuple(mean), tuple(std), size, 32, without_ignored, packed=True, target_stride=stride)
-        return PixelCollate(collate) if is_per_pixel(self.network) else collate
+        return PixelCollate(collate, processor["ignore_index"]) if is_per_pixel(self.network) else collate
 
     @contextlib.contextmanager
     def _stopped_by_signals(self) -> Iterator[None]:
