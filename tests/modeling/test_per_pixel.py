@@ -46,6 +46,20 @@ def test_without_any_label_the_loss_is_zero_and_connected() -> None:
     assert not logits.grad.any()
 
 
+@pytest.mark.parametrize("plus", [False, True])
+def test_class_weights_make_a_weighted_mean(plus: bool) -> None:
+    weights = [0.0, 0.001, 2.0, 0.5, 1.0]
+    model, pixel_values = build(plus, class_weights=weights).eval(), torch.randn(2, 3, 64, 64)
+    labels = torch.randint(CLASSES, (2, 64, 64))
+    labels[:, 50:] = 255
+    output = model(pixel_values, labels=labels)
+    enlarged = F.interpolate(output.logits, size=(64, 64), mode="bilinear", align_corners=False)
+    expected = F.cross_entropy(enlarged, labels, torch.tensor(weights), ignore_index=255)
+    assert torch.allclose(output.loss, expected, rtol=1e-5)
+    labels[labels != 255] = 0
+    assert float(model(pixel_values, labels=labels).loss.detach()) == 0
+
+
 def test_with_more_classes_255_is_one_of_them() -> None:
     logits, labels = torch.randn(1, 847, 4, 4), torch.full((1, 4, 4), 255)
     labels[:, 2:] = 65535

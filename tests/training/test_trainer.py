@@ -217,9 +217,8 @@ def test_only_what_depends_on_the_classes_starts_anew(tmp_path, architecture, an
 def test_per_pixel_baselines_train(tmp_path, architecture) -> None:
     model = save_tiny(tmp_path / "model", architecture, dict(enumerate("abc")))
     for accumulation in (1, 2):
-        config = settings(
-            tmp_path / f"{accumulation}", model, task="semantic", accumulation=accumulation, min_sizes=[64]
-        )
+        options = {"accumulation": accumulation, "class_weights": np.linspace(0.1, 2, len(LABELS)).tolist()}
+        config = settings(tmp_path / f"{accumulation}", model, task="semantic", min_sizes=[64], **options)
         assert train(config).skipped == 0
     one, two = (curve(tmp_path / name) for name in "12")
     np.testing.assert_allclose([row["loss"] for row in one], [row["loss"] for row in two], rtol=1e-3)

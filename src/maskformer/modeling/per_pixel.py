@@ -6,6 +6,7 @@ Shape letters: B batch, C classes, Q queries (= C for baseline+), E mask embeddi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -23,10 +24,18 @@ def ignored_label(num_classes: int) -> int:
     return 255 if num_classes <= 255 else 65535
 
 
-def per_pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def labelled_weight(labels: Tensor, num_classes: int, class_weights: Sequence[float] | None = None) -> Tensor:
+    """The labelled pixels, each counted with its class's weight: what the loss is divided by."""
+    labelled = labels != ignored_label(num_classes)
+    if class_weights is None:
+        return labelled.sum()
+    return torch.tensor(class_weights, device=labels.device)[labels[labelled]].sum()
+
+
+def per_pixel_loss(logits: Tensor, labels: Tensor, class_weights: Sequence[float] | None = None) -> Tensor:
     """Mean cross entropy of logits [B, C, h, w], enlarged to labels [B, H, W], over the pixels that are labelled.
 
-    A batch without any labelled pixel gives 0, connected to the graph.
+    With class weights it is a weighted mean. A batch without any labelled pixel gives 0, connected to the graph.
 
     Raises:
         ValueError: labels of another batch size, or outside 0 to C - 1 and not `ignored_label(C)`.
@@ -44,8 +53,10 @@ def per_pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
             "check the label map and the number of classes"
         )
     enlarged = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
-    total = F.cross_entropy(enlarged, labels, ignore_index=ignored, reduction="sum")
-    return total / (labels != ignored).sum().clamp(min=1)
+    weights = None if class_weights is None else enlarged.new_tensor(class_weights)
+    total = F.cross_entropy(enlarged, labels, weights, ignore_index=ignored, reduction="sum")
+    weight = labelled_weight(labels, logits.shape[1], class_weights)
+    return total / (weight + (weight == 0))
 
 
 class PerPixelBaseline(MaskFormerPreTrainedModel):
@@ -78,7 +89,8 @@ class PerPixelBaseline(MaskFormerPreTrainedModel):
         """
         _, decoded = self.pixel_level_module(pixel_values)
         logits = self.predictor(decoded.pixel_embeddings)
-        return PerPixelOutput(loss=None if labels is None else per_pixel_loss(logits, labels), logits=logits)
+        loss = None if labels is None else per_pixel_loss(logits, labels, self.config.class_weights)
+        return PerPixelOutput(loss=loss, logits=logits)
 
 
 class PerPixelBaselinePlus(MaskFormerPreTrainedModel):
@@ -120,5 +132,6 @@ class PerPixelBaselinePlus(MaskFormerPreTrainedModel):
         *auxiliary, logits = (predict_masks(self.mask_embedder(state), pixel_embeddings) for state in states)
         loss = None
         if labels is not None:
-            loss = torch.stack([per_pixel_loss(each, labels) for each in (*auxiliary, logits)]).sum()
+            weights = self.config.class_weights
+            loss = torch.stack([per_pixel_loss(each, labels, weights) for each in (*auxiliary, logits)]).sum()
         return PerPixelOutput(loss=loss, logits=logits, auxiliary_logits=auxiliary or None)

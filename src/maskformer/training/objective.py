@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from maskformer.losses import LossNormalizer
-from maskformer.modeling.per_pixel import ignored_label
+from maskformer.modeling.per_pixel import labelled_weight
 from maskformer.training.network import is_per_pixel
 
 Batch = dict[str, Any]
@@ -69,19 +69,19 @@ class PixelObjective:
     terms: dict[str, Tensor] = {}
 
     def __init__(self, network: Any, accelerator: Any) -> None:
-        self.ignored, self.accelerator = ignored_label(network.config.num_labels), accelerator
+        self.config, self.accelerator = network.config, accelerator
 
     def divisor(self, batches: Sequence[Batch]) -> float:
-        """Labelled pixels of all micro-batches of a step, the mean over all processes."""
-        count = torch.stack([self._labelled(batch) for batch in batches]).sum().to(self.accelerator.device)
-        return max(1.0, float(self.accelerator.reduce(count, "sum"))) / self.accelerator.num_processes
+        """Weight of the labelled pixels of all micro-batches of a step, the mean over all processes."""
+        weight = torch.stack([self._weight(batch) for batch in batches]).sum().to(self.accelerator.device)
+        return (float(self.accelerator.reduce(weight, "sum")) or 1.0) / self.accelerator.num_processes
 
     def loss(self, model: Any, batch: Batch, divisor: float) -> Tensor:
         """This micro-batch's share of the loss; `model` may be wrapped."""
-        return model(**batch).loss * (self._labelled(batch) / divisor)
+        return model(**batch).loss * (self._weight(batch) / divisor)
 
-    def _labelled(self, batch: Batch) -> Tensor:
-        return (batch["labels"] != self.ignored).sum()
+    def _weight(self, batch: Batch) -> Tensor:
+        return labelled_weight(batch["labels"], self.config.num_labels, self.config.class_weights)
 
 
 def build_objective(network: Any, accelerator: Any) -> MaskObjective | PixelObjective:
