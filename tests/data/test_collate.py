@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from maskformer.data.collate import Collate, PackedMasks
 from maskformer.data.sample import IGNORED, Region, Sample, index_map, pack
@@ -151,3 +152,27 @@ def test_a_loader_with_workers(samples):
     batches = list(loader)
     assert len(batches) == 2
     assert torch.equal(batches[0]["mask_labels"][0].unpack(), Collate()([samples[0]])["mask_labels"][0])
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_what_is_learnt_at_a_stride_stays_in_its_place(stride):
+    """A network that learns its targets exactly, and whose masks are enlarged: they lie where the objects are."""
+    rows, columns = np.mgrid[:128, :128]
+    offsets = []
+    for seed in range(40):
+        row, column, radius = np.random.default_rng(seed).uniform([30, 30, 8], [98, 98, 28])
+        disc = (rows - row) ** 2 + (columns - column) ** 2 < radius**2
+        planes, regions = index_map(disc.astype(int), {0: Region(IGNORED, 255), 1: Region(0, 1)}.get)
+        sample = Sample(np.zeros((128, 128, 3), np.uint8), planes, regions)
+        batch = Collate(target_stride=stride, with_valid_mask=True)([sample])
+        (mask,) = batch["mask_labels"]
+        assert torch.equal(mask, batch["valid_mask"])
+        learnt = F.interpolate(mask[None].float() - 0.5, size=(128, 128), mode="bilinear")[0, 0] >= 0
+        offsets.append(learnt.nonzero().double().mean(0) - torch.from_numpy(disc).nonzero().double().mean(0))
+    assert torch.stack(offsets).mean(0).abs().max() < 0.6  # half a pixel is left, as cells have no middle one
+
+
+def test_the_smallest_pictures_keep_a_target_at_a_stride():
+    planes, regions = index_map(np.ones((5, 1), int), lambda value: Region(0, value))
+    (mask,) = Collate(target_stride=4)([Sample(np.zeros((5, 1, 3), np.uint8), planes, regions)])["mask_labels"]
+    assert mask.shape == (1, 2, 1)

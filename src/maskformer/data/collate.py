@@ -79,7 +79,7 @@ class Collate:
             classes.append(torch.tensor(labels, dtype=torch.int64, device="cpu"))
         batch = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "mask_labels": masks, "class_labels": classes}
         if self.with_valid_mask:
-            batch["valid_mask"] = valid_mask[:, :: self.target_stride, :: self.target_stride]  # [B, H / s, W / s]
+            batch["valid_mask"] = strided(valid_mask, self.target_stride)
         return batch
 
     def _padded_size(self, samples: Sequence[Sample]) -> tuple[int, int]:
@@ -95,12 +95,22 @@ class Collate:
         return pixels.sub_(mean).div_(std)
 
 
+def strided(planes: Any, stride: int) -> Any:
+    """[..., H / s, W / s]: a pixel next to each cell's middle; with its first one, all would be learnt too far down."""
+    if stride == 1:
+        return planes
+    rows, columns = (
+        (np.arange(0, length, stride) + (stride - 1) // 2).clip(max=length - 1) for length in planes.shape[-2:]
+    )
+    return planes[..., rows[:, None], columns]
+
+
 def _packed_targets(sample: Sample, size: tuple[int, int], stride: int) -> PackedMasks:
     """The targets padded to `size`, every `stride`-th pixel of them."""
     places = tuple(place for place, region in enumerate(sample.regions) if region.is_target)
     planes = np.zeros((len(sample.planes), *size), sample.planes.dtype)
     planes[:, : sample.size[0], : sample.size[1]] = sample.planes
-    return PackedMasks(torch.from_numpy(planes[:, ::stride, ::stride].copy()), places, sample.overlapping)
+    return PackedMasks(torch.from_numpy(np.ascontiguousarray(strided(planes, stride))), places, sample.overlapping)
 
 
 def _uncounted(sample: Sample) -> np.ndarray:

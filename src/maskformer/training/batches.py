@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from maskformer.data.check import refuse_wrong_data
-from maskformer.data.collate import Collate
+from maskformer.data.collate import Collate, strided
 from maskformer.data.dataset import SegmentationDataset
 from maskformer.data.recognise import open_dataset
 from maskformer.data.sample import Sample
@@ -91,8 +91,7 @@ class PixelCollate:
         labels = torch.full_like(batch["pixel_mask"], self.ignored)
         for place, sample in enumerate(samples):
             labels[place, : sample.size[0], : sample.size[1]] = torch.from_numpy(sample.class_map(self.ignored))
-        stride = self.collate.target_stride
-        return {"pixel_values": batch["pixel_values"], "labels": labels[:, ::stride, ::stride]}  # [B, H / s, W / s]
+        return {"pixel_values": batch["pixel_values"], "labels": strided(labels, self.collate.target_stride)}
 
 
 def open_evaluation_set(config: TrainingConfig) -> SegmentationDataset | None:
