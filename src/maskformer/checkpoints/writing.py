@@ -19,29 +19,28 @@ PARTIAL = ".partial"
 def written_whole(path: Path) -> Iterator[Path]:
     """A free path to write a file or directory to, which takes the place of `path` at the end.
 
-    After an error the old one is as it was. A killed process leaves the old one or the new one, and at most something
-    that ends in `PARTIAL` beside it, which the next to write there removes.
+    After an error the old one is as it was. A killed process leaves the old one or the new one; of a directory, it may
+    leave the old one as `NAME.old.partial`, which the next to write there puts back. That one also removes whatever
+    else ends in `PARTIAL`.
     """
     if not path.name:
         raise ValueError(f"{path} is where you are, which cannot be replaced: give a directory that does not exist yet")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (path.with_name(path.name + suffix + PARTIAL) for suffix in ("", ".old"))
-    _remove(partial)
+    _tidy(path, partial, old)
     try:
         yield partial
         for file in partial.iterdir() if partial.is_dir() else [partial]:
             with file.open("rb") as written:
                 os.fsync(written.fileno())
-        _remove(old)
         if path.is_dir():  # a file is replaced in one go, a directory that holds something is not
             os.replace(path, old)
         os.replace(partial, path)
-        _remove(old)
     except (OSError, SafetensorError) as error:
         number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
         raise OSError(number or 0, reason or str(error), str(path)) from error  # the name that the user knows
     finally:
-        _remove(partial)
+        _tidy(path, partial, old)
 
 
 @contextlib.contextmanager
@@ -64,8 +63,11 @@ class _Patient(io.BufferedWriter):
             return memoryview(data).nbytes
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _tidy(path: Path, partial: Path, old: Path) -> None:
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+    for left in (partial, old):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
