@@ -102,6 +102,8 @@ def test_damaged_or_hostile_weights_of_torch_are_told(copy, damage) -> None:
     [
         ("model.safetensors", b"damaged", "are damaged|holds no readable checkpoint"),
         ("config.json", b"{not json", "are damaged|holds no readable checkpoint"),
+        ("config.json", b"[]", "are damaged: config.json has no names and values"),
+        ("config.json", b"3", "are damaged: config.json has no names and values"),
         ("config.json", b'{"model_type": "bert", "architectures": ["BertModel"]}', "model of type 'bert', expected a"),
         (
             "config.json",
@@ -116,6 +118,20 @@ def test_files_that_are_not_those_of_a_checkpoint_are_named(copy, file, content,
     with pytest.raises(ValueError, match=complaint) as error:
         load_model(copy)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("content", "complaint"), [("[]", "index.json has no names"), ("{}", "'weight_map'")])
+def test_damaged_list_of_the_files_with_weights_is_told(copy, content, complaint):
+    (copy / "model.safetensors").rename(copy / "model-00001-of-00001.safetensors")
+    (copy / "model.safetensors.index.json").write_text(content)
+
+    with pytest.raises(ValueError, match=f"copy are damaged: .*{complaint}"):
+        load_model(copy)
+
+
+def test_errors_of_whoever_calls_are_no_damage(copy):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
+        load_model(copy, nonsense=3)
 
 
 def test_directories_without_files_are_named(tmp_path, copy):

@@ -109,6 +109,13 @@ def test_unknown_entries_of_a_file_are_ignored(tmp_path: Path):
     assert unused == {"some_argument": 1}
 
 
+@pytest.mark.parametrize("content", ["[]", "3"])
+def test_a_damaged_file_is_told(tmp_path: Path, content: str):
+    (tmp_path / "preprocessor_config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"expected names and values: is preprocessor_config.json damaged"):
+        MaskFormerImageProcessor.from_pretrained(tmp_path)
+
+
 def test_our_own_options_survive_and_are_left_out_at_their_defaults(tmp_path: Path):
     own = {"pad_size_divisor": 32, "num_channels": 3, "label_ids_to_fuse": [1, 7], "do_pad": False}
     assert not set(own) & set(MaskFormerImageProcessor().to_dict())

@@ -163,8 +163,14 @@ def _reading(name: str | Path, checkpoint: str) -> Iterator[None]:
             f"{name} is no directory here, and no checkpoint of that id can be had from the hub: it does not exist "
             "there, needs a log-in, or cannot be reached and is not in the local cache"
         ) from error
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
         raise ValueError(f"the files of checkpoint {name} are damaged: {error}") from error
+    except (AttributeError, TypeError) as error:  # of transformers, about JSON that is no object
+        files = sorted(Path(checkpoint).glob("*.json"))
+        odd = [file.name for file in files if not isinstance(json.loads(file.read_bytes()), dict)]
+        if not odd:
+            raise
+        raise ValueError(f"the files of checkpoint {name} are damaged: {odd[0]} has no names and values") from error
     except (UnpicklingError, EOFError, IndexError, RuntimeError) as error:  # of torch, about pytorch_model.bin
         if not isinstance(error, RuntimeError) or "PytorchStreamReader" in str(error):
             raise ValueError(f"the files of checkpoint {name} are damaged, or hold more than weights") from error

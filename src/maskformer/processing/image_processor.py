@@ -141,6 +141,11 @@ class MaskFormerImageProcessor(BaseImageProcessor):
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """A processor from the content of a file; unknown entries of the file are ignored, `kwargs` override it."""
         return_unused = kwargs.pop("return_unused_kwargs", False)
+        if not hasattr(image_processor_dict, "items"):
+            raise ValueError(
+                f"an image processor's settings are {image_processor_dict!r:.40}, expected names and values: is "
+                "preprocessor_config.json damaged?"
+            )
         read = {name: value for name, value in image_processor_dict.items() if name in ACCEPTED}
         overrides = {name: kwargs.pop(name) for name in list(kwargs) if name in ACCEPTED}
         processor = cls(**{**known_options(read), **known_options(overrides)})
