@@ -1,22 +1,16 @@
-"""What the page leaves on the disk."""
+"""What the page leaves on the disk: files that gradio takes as they are, and removes."""
 
-import os
-import time
+import gradio as gr
 
 from maskformer.serving.page import _show
 from maskformer.serving.predictor import Options
 
 
-def test_results_that_nobody_asks_for_any_more_are_removed(predictor, scenes, tmp_path) -> None:
+def test_results_are_gradios_to_remove(predictor, scenes, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     [result] = predictor.predict([(scenes[0], Options(task="panoptic"))])
-    (tmp_path / "scene.png").write_bytes(scenes[0])
-    _show(result, tmp_path)
-    first = set(tmp_path.iterdir())
-    _show(result, tmp_path)
-    assert len(set(tmp_path.iterdir())) == 5  # the example, and two files each
-    for file in first:
-        os.utime(file, (time.time() - 700, time.time() - 700))
-    _show(result, tmp_path)
-    left = {path.name for path in tmp_path.iterdir()}
-    assert len(left) == 5
-    assert left & {path.name for path in first} == {"scene.png"}
+    given = [button.value["path"] for button in _show(result, predictor, str(tmp_path))[2:]]
+    shown = gr.DownloadButton()
+    assert [shown.move_resource_to_block_cache(path) for path in given] == given
+    assert sorted(map(str, tmp_path.rglob("panoptic-*"))) == sorted(given)
+    assert shown.temp_files == set(given)  # what `delete_cache` looks at

@@ -6,10 +6,8 @@ It asks nothing of any other server: gradio's analytics are off, and its fonts a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
-import tempfile
-import time
+import io
 import uuid
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,14 @@ from typing import Any
 import gradio as gr
 import numpy as np
 from fastapi import FastAPI
+from gradio.processing_utils import save_bytes_to_cache
 from gradio.themes import Default
 from PIL import Image
 
 from maskformer.data.scenes import LABELS, draw_scene
 from maskformer.results import Segmentation
 from maskformer.serving.batching import HouseFull
-from maskformer.serving.predictor import Options
+from maskformer.serving.predictor import Options, Predictor
 from maskformer.serving.service import Service
 from maskformer.visualization import label_colors
 
@@ -58,7 +57,6 @@ def mount_page(app: FastAPI, service: Service, token: str | None = None) -> None
 
 def _build(service: Service) -> gr.Blocks:
     predictor = service.predictor
-    folder = tempfile.TemporaryDirectory(prefix="maskformer-page-")
     kept = (_SECONDS_KEPT, _SECONDS_KEPT)
     with gr.Blocks(title=f"maskformer: {predictor.name}", analytics_enabled=False, delete_cache=kept) as page:
         gr.Markdown(f"# maskformer\nSegments pictures with **{predictor.name}**, which knows {_known(service)}.")
@@ -67,7 +65,7 @@ def _build(service: Service) -> gr.Blocks:
                 picture = gr.Image(label="Picture", type="filepath", sources=["upload", "clipboard"], height=320)
                 task = gr.Radio(list(predictor.tasks), value=predictor.segmenter.task, label="Task")
                 threshold = gr.Slider(0, 1, 0.5, step=0.05, label="Threshold", info="Lowest score of a segment.")
-                gr.Examples([str(_draw_example(Path(folder.name)))], picture, label="Try this one")
+                gr.Examples([_draw_example(page.GRADIO_CACHE)], picture, label="Try this one")
             with gr.Column(scale=3):
                 shown = gr.AnnotatedImage(label="Segments: point at one", height=420, elem_id="segments")
                 with gr.Row():
@@ -79,7 +77,7 @@ def _build(service: Service) -> gr.Blocks:
                 return [None, None, *[gr.DownloadButton(interactive=False)] * 2]
             asked = {"task": task} if task == "semantic" else {"task": task, "threshold": threshold}
             result = await _segment(service, file, Options.model_validate(asked))
-            return await asyncio.to_thread(_show, result, Path(folder.name))
+            return await asyncio.to_thread(_show, result, predictor, page.GRADIO_CACHE)
 
         gr.on(
             [picture.change, task.change, threshold.change],
@@ -114,14 +112,17 @@ def _known(service: Service) -> str:
     return f"{len(labels)} classes, such as {', '.join(list(labels.values())[:8])}"
 
 
-def _draw_example(folder: Path) -> Path:
-    file = folder / "scene.png"
-    Image.fromarray(draw_scene(_EXAMPLE_SEED, (384, 512)).image).save(file)
-    return file
+def _draw_example(cache: str) -> str:
+    content = io.BytesIO()
+    Image.fromarray(draw_scene(_EXAMPLE_SEED, (384, 512)).image).save(content, "PNG")
+    return save_bytes_to_cache(content.getvalue(), "scene.png", cache)
 
 
-def _show(result: Segmentation, folder: Path) -> list[Any]:
-    """What the outputs get: the picture with its segments, largest first, their table and the two files."""
+def _show(result: Segmentation, predictor: Predictor, cache: str) -> list[Any]:
+    """What the outputs get: the picture with its segments, largest first, their table and the two files.
+
+    The files lie in gradio's `cache`, which gradio clears.
+    """
     picture = Image.fromarray(np.asarray(result.image.permute(1, 2, 0).squeeze(-1))).convert("RGB")  # from [C, H, W]
     picture.thumbnail((_LONGEST_SHOWN, _LONGEST_SHOWN))
     pixels = result.image_size[0] * result.image_size[1]
@@ -139,18 +140,8 @@ def _show(result: Segmentation, folder: Path) -> list[Any]:
             parts.append((0.6 * np.asarray(mask, np.float32), f"{name} · {segment.score:.2f}"))
             color = segment.label_id + number * len(result.labels)  # the first of a class has that class's
             colors[parts[-1][1]] = "#" + label_colors(color + 1)[color].tobytes().hex()
-    _remove_old(folder)
-    stem = folder / f"{result.task}-{uuid.uuid4().hex[:8]}"
-    drawn, text = stem.with_suffix(".png"), stem.with_suffix(".json")
-    result.overlay().save(drawn)
-    text.write_text(result.to_json(rle=True))
-    files = [gr.DownloadButton(value=str(file), interactive=True) for file in (drawn, text)]
-    return [gr.AnnotatedImage(value=(picture, parts), color_map=colors), rows, *files]
-
-
-def _remove_old(folder: Path) -> None:
-    """gradio has taken copies of the results, and removes those alone."""
-    for file in folder.glob("*-*"):
-        with contextlib.suppress(FileNotFoundError):  # another thread was faster
-            if time.time() - file.stat().st_mtime > _SECONDS_KEPT:
-                file.unlink()
+    name = f"{result.task}-{uuid.uuid4().hex[:8]}"
+    contents = {".png": predictor.encode(result, "overlay")[0], ".json": predictor.encode(result, "rle")[0]}
+    files = [save_bytes_to_cache(content, name + suffix, cache) for suffix, content in contents.items()]
+    buttons = [gr.DownloadButton(value=file, interactive=True) for file in files]
+    return [gr.AnnotatedImage(value=(picture, parts), color_map=colors), rows, *buttons]
