@@ -11,7 +11,7 @@ from torch.export import Dim
 from transformers import AutoBackbone, MaskFormerSwinConfig, SwinConfig
 
 from maskformer.modeling.backbones import build_backbone
-from maskformer.modeling.backbones.swin import BlockOptions, SwinBackbone, SwinBlock, relative_position_index
+from maskformer.modeling.backbones.swin import SwinBackbone, SwinBlock, relative_position_index
 from maskformer.modeling.backbones.windows import window_layout
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
@@ -30,8 +30,8 @@ def tiny(**changes: Any) -> MaskFormerSwinConfig:
     return MaskFormerSwinConfig(**{**TINY, **changes})
 
 
-def any_block(options: BlockOptions | None = None, drop_path: float = 0.0) -> SwinBlock:
-    return SwinBlock(8, 2, drop_path, options or BlockOptions(window_size=4, activation=nn.GELU()))
+def any_block(drop_path: float) -> SwinBlock:
+    return SwinBlock(8, 2, drop_path, tiny(), nn.GELU())
 
 
 @pytest.mark.parametrize("window_size", [4, 5, 7, 12])

@@ -4,7 +4,6 @@ Swin and ResNet are ours (`swin.py`, `resnet.py`); any other that transformers' 
 `contract.py` says what a decoder may ask of all of them. This is the one file of the folder that knows transformers.
 """
 
-from collections.abc import Iterable
 from typing import Any, Literal, cast
 
 import torch
@@ -14,7 +13,7 @@ from transformers.activations import ACT2FN
 
 from maskformer.modeling.backbones.contract import NUM_MAPS, check_map_sizes
 from maskformer.modeling.backbones.resnet import FrozenBatchNorm2d, LayerOptions, ResNetBackbone
-from maskformer.modeling.backbones.swin import BlockOptions, SwinBackbone
+from maskformer.modeling.backbones.swin import SwinBackbone
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
 
@@ -52,35 +51,8 @@ def build_backbone(
             "the others exist for ResNet alone."
         )
     if config.model_type in ("swin", "maskformer-swin"):
-        return _build_swin(config)
+        return SwinBackbone(config, _activation(config.hidden_act))
     return _build_any(config)
-
-
-def _build_swin(config: Any) -> SwinBackbone:
-    patch_rows, patch_columns = _pair(config.patch_size)
-    if patch_rows != patch_columns:
-        raise ValueError(f"Swin got patch_size={config.patch_size}, expected square patches: give one integer.")
-    image_rows, image_columns = _pair(config.image_size)
-    grid = (image_rows // patch_rows, image_columns // patch_rows)
-    options = BlockOptions(
-        window_size=config.window_size,
-        activation=_activation(config.hidden_act),
-        mlp_ratio=config.mlp_ratio,
-        qkv_bias=config.qkv_bias,
-        hidden_dropout=config.hidden_dropout_prob,
-        attention_dropout=config.attention_probs_dropout_prob,
-        layer_norm_eps=config.layer_norm_eps,
-    )
-    return SwinBackbone(
-        options,
-        embed_dim=config.embed_dim,
-        depths=config.depths,
-        num_heads=config.num_heads,
-        num_channels=config.num_channels,
-        patch_size=patch_rows,
-        drop_path=config.drop_path_rate,
-        position_grid=grid if config.use_absolute_embeddings else None,
-    )
 
 
 def _build_resnet(config: Any, norm: str, stem: Literal["basic", "deeplab"]) -> ResNetBackbone:
@@ -140,8 +112,3 @@ def _activation(name: str) -> nn.Module:
         return nn.GELU()  # torch's own class, which linear layers know
     # In place is safe: it follows a normalisation or a sum, whose results nobody else reads.
     return nn.ReLU(inplace=True) if name == "relu" else ACT2FN[name]
-
-
-def _pair(size: int | Iterable[int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width

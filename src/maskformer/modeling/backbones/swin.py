@@ -10,8 +10,7 @@ K heads, D = C / K.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,19 +27,6 @@ FORBIDDEN = -100.0
 VALUES_AT_ONCE = 2**19
 
 
-@dataclass(frozen=True)
-class BlockOptions:
-    """What all blocks of one Swin share: the window's side in tokens, the MLP's widening, the dropout probabilities."""
-
-    window_size: int
-    activation: nn.Module
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    hidden_dropout: float = 0.0
-    attention_dropout: float = 0.0
-    layer_norm_eps: float = 1e-5
-
-
 def relative_position_index(window_size: int, device: torch.device | None = None) -> Tensor:
     """Which row of the bias table a pair of tokens reads, [N, N] in [0, (2M - 1)^2).
 
@@ -55,17 +41,6 @@ def relative_position_index(window_size: int, device: torch.device | None = None
     rows = offset[:, None, :, None] * (2 * window_size - 1)
     columns = offset[None, :, None, :]
     return (rows + columns).reshape(window_size**2, window_size**2)  # [My, Mx, My, Mx] -> [N, N]
-
-
-def pad_bottom_right(tokens: Tensor, bottom: int, right: int) -> Tensor:
-    """[B, h, w, C] -> [B, h + bottom, w + right, C], zeros added.
-
-    While a graph is traced the sizes may be symbols, which a branch would pin to one image size; otherwise the copy
-    that padding by nothing would make is saved.
-    """
-    if torch.compiler.is_compiling() or bottom > 0 or right > 0:
-        return F.pad(tokens, (0, 0, 0, right, 0, bottom))
-    return tokens
 
 
 class Dense(nn.Module):
@@ -92,16 +67,16 @@ class WindowSelfAttention(nn.Module):
 
     relative_position_index: Tensor
 
-    def __init__(self, dim: int, num_heads: int, options: BlockOptions) -> None:
+    def __init__(self, dim: int, num_heads: int, config: Any) -> None:
         super().__init__()
         if dim % num_heads != 0:
             raise ValueError(f"Swin got {dim} channels for {num_heads} heads, expected a multiple: change num_heads.")
         self.num_heads = num_heads
-        self.window_size = options.window_size
-        self.dropout = options.attention_dropout
-        self.query = Linear(dim, dim, bias=options.qkv_bias)
-        self.key = Linear(dim, dim, bias=options.qkv_bias)
-        self.value = Linear(dim, dim, bias=options.qkv_bias)
+        self.window_size: int = config.window_size
+        self.dropout: float = config.attention_probs_dropout_prob
+        self.query = Linear(dim, dim, bias=config.qkv_bias)
+        self.key = Linear(dim, dim, bias=config.qkv_bias)
+        self.value = Linear(dim, dim, bias=config.qkv_bias)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * self.window_size - 1) ** 2, num_heads))
         # not on the table's device: Accelerate's empty weights leave none but parameters on the meta device
         index = relative_position_index(self.window_size)
@@ -161,16 +136,16 @@ class WindowSelfAttention(nn.Module):
 class SwinBlock(nn.Module):
     """Window attention and MLP, each on a residual branch that stochastic depth may drop (arXiv 1603.09382)."""
 
-    def __init__(self, dim: int, num_heads: int, drop_path: float, options: BlockOptions) -> None:
+    def __init__(self, dim: int, num_heads: int, drop_path: float, config: Any, activation: nn.Module) -> None:
         super().__init__()
         self.drop_path = drop_path
-        hidden = int(options.mlp_ratio * dim)
-        self.layernorm_before = nn.LayerNorm(dim, eps=options.layer_norm_eps)
-        attention = WindowSelfAttention(dim, num_heads, options)
-        self.attention = nn.ModuleDict({"self": attention, "output": Dense(dim, dim, options.hidden_dropout)})
-        self.layernorm_after = nn.LayerNorm(dim, eps=options.layer_norm_eps)
-        self.intermediate = Dense(dim, hidden, options.hidden_dropout, options.activation)
-        self.output = Dense(hidden, dim, options.hidden_dropout)
+        hidden, dropout = int(config.mlp_ratio * dim), config.hidden_dropout_prob
+        self.layernorm_before = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        attention = WindowSelfAttention(dim, num_heads, config)
+        self.attention = nn.ModuleDict({"self": attention, "output": Dense(dim, dim, dropout)})
+        self.layernorm_after = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.intermediate = Dense(dim, hidden, dropout, activation)
+        self.output = Dense(hidden, dim, dropout)
 
     def forward(self, tokens: Tensor, layout: WindowLayout, crosses: Tensor | None) -> Tensor:
         """[B, h * w, C] -> [B, h * w, C], attending in the windows of `layout`."""
@@ -208,7 +183,10 @@ class PatchMerging(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         batch, height, width, channels = tokens.shape
         rows, columns = ceil_divide(height, 2), ceil_divide(width, 2)
-        tokens = pad_bottom_right(tokens, 2 * rows - height, 2 * columns - width)
+        bottom, right = 2 * rows - height, 2 * columns - width
+        # Padding by nothing would copy. While a graph is traced the sizes may be symbols: a branch would pin them.
+        if torch.compiler.is_compiling() or bottom > 0 or right > 0:
+            tokens = F.pad(tokens, (0, 0, 0, right, 0, bottom))
         squares = tokens.view(batch, rows, 2, columns, 2, channels)
         # The checkpoints' order of the four tokens runs down the columns first.
         merged = squares.permute(0, 1, 3, 4, 2, 5).reshape(batch, rows, columns, 4 * channels)
@@ -218,13 +196,11 @@ class PatchMerging(nn.Module):
 class SwinStage(Recomputing):
     """The blocks of one resolution, every second one with shifted windows, and the merging into the next."""
 
-    def __init__(
-        self, dim: int, num_heads: int, drop_path: Sequence[float], merges: bool, options: BlockOptions
-    ) -> None:
+    def __init__(self, blocks: Sequence[SwinBlock], downsample: PatchMerging | None, window_size: int) -> None:
         super().__init__()
-        self.window_size = options.window_size
-        self.blocks = nn.ModuleList(SwinBlock(dim, num_heads, rate, options) for rate in drop_path)
-        self.downsample = PatchMerging(dim) if merges else None
+        self.window_size = window_size
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """[B, h, w, C] -> the last block's tokens [B, h, w, C], and the next stage's [B, h / 2, w / 2, 2C]."""
@@ -242,22 +218,23 @@ class SwinStage(Recomputing):
 class PatchEmbeddings(nn.Module):
     """Cuts the image into patches, zeros filling the last ones, projects and normalises each.
 
-    Position embeddings, where there is a grid of patches they are learned for, are absolute.
+    Absolute position embeddings, where the configuration wants them, are learned for the patches of its image size.
     """
 
-    def __init__(
-        self, projection: nn.Conv2d, patch_size: int, position_grid: tuple[int, int] | None, dropout: float
-    ) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
-        self.num_channels, embed_dim = projection.in_channels, projection.out_channels
-        self.patch_size = patch_size
+        self.patch_size, columns = _pair(config.patch_size)
+        if self.patch_size != columns:
+            raise ValueError(f"Swin got patch_size={config.patch_size}, expected square patches: give one integer.")
+        self.num_channels: int = config.num_channels
+        projection = nn.Conv2d(self.num_channels, config.embed_dim, self.patch_size, stride=self.patch_size)
         self.patch_embeddings = nn.ModuleDict({"projection": projection})
-        self.norm = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.position_grid = position_grid
+        self.norm = nn.LayerNorm(config.embed_dim)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.position_grid = [side // self.patch_size for side in _pair(config.image_size)]  # rows, columns
         # Row 0 belongs to a class token that Swin does not have: it is there because the files have it.
-        rows = None if position_grid is None else 1 + math.prod(position_grid)
-        self.position_embeddings = None if rows is None else nn.Parameter(torch.zeros(1, rows, embed_dim))
+        positions = torch.zeros(1, 1 + math.prod(self.position_grid), config.embed_dim)
+        self.position_embeddings = nn.Parameter(positions) if config.use_absolute_embeddings else None
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, h, w, C]."""
@@ -272,48 +249,33 @@ class PatchEmbeddings(nn.Module):
         return self.dropout(tokens)
 
     def _positions(self, embeddings: Tensor, height: int, width: int) -> Tensor:
-        assert self.position_grid is not None
-        grid = (
-            embeddings[:, 1:].unflatten(1, self.position_grid).permute(0, 3, 1, 2)
-        )  # [1, rows * columns, C] -> [1, C, rows, columns]
+        grid = embeddings[:, 1:].unflatten(1, self.position_grid).permute(0, 3, 1, 2)  # [1, C, rows, columns]
         # Resized also where the size fits, which changes nothing: a branch on the size could not be exported.
-        return F.interpolate(grid, (height, width), mode="bicubic", align_corners=False).permute(
-            0, 2, 3, 1
-        )  # [1, h, w, C]
+        resized = F.interpolate(grid, (height, width), mode="bicubic", align_corners=False)  # [1, C, h, w]
+        return resized.permute(0, 2, 3, 1)  # [1, h, w, C]
 
 
 class SwinBackbone(nn.Module):
-    """Swin with a normalisation per map. `position_grid` (rows, columns of patches) adds absolute position embeddings.
+    """Swin, as a `SwinConfig` of transformers describes it, with a normalisation per map.
 
     Images of any size: patches, windows and pairs of tokens are filled up with zeros. The maps are channels-last in
     memory (the tokens, seen as [B, C_i, h_i, w_i]), which convolutions of the decoder read without a copy.
     """
 
-    def __init__(
-        self,
-        options: BlockOptions,
-        *,
-        embed_dim: int = 96,
-        depths: Sequence[int] = (2, 2, 6, 2),
-        num_heads: Sequence[int] = (3, 6, 12, 24),
-        num_channels: int = 3,
-        patch_size: int = 4,
-        drop_path: float = 0.1,
-        position_grid: tuple[int, int] | None = None,
-    ) -> None:
+    def __init__(self, config: Any, activation: nn.Module) -> None:
         super().__init__()
-        check_four_stages("Swin", depths=tuple(depths), num_heads=tuple(num_heads))
-        self.channels = [embed_dim * 2**stage for stage in range(len(depths))]
-        self.strides = [patch_size * 2**stage for stage in range(len(depths))]
-        projection = nn.Conv2d(num_channels, embed_dim, kernel_size=patch_size, stride=patch_size)
-        embeddings = PatchEmbeddings(projection, patch_size, position_grid, options.hidden_dropout)
+        depths: Sequence[int] = config.depths
+        check_four_stages("Swin", depths=tuple(depths), num_heads=tuple(config.num_heads))
+        embeddings = PatchEmbeddings(config)
+        self.channels = [config.embed_dim * 2**stage for stage in range(len(depths))]
+        self.strides = [embeddings.patch_size * 2**stage for stage in range(len(depths))]
         # Stochastic depth rises evenly from the first block to the last.
-        rates = [drop_path * block / max(sum(depths) - 1, 1) for block in range(sum(depths))]
+        rates = iter(config.drop_path_rate * block / max(sum(depths) - 1, 1) for block in range(sum(depths)))
         stages = nn.ModuleList()
-        for stage, (dim, depth, heads) in enumerate(zip(self.channels, depths, num_heads, strict=True)):
-            first = sum(depths[:stage])
-            merges = stage < len(depths) - 1
-            stages.append(SwinStage(dim, heads, rates[first : first + depth], merges, options))
+        for dim, depth, heads in zip(self.channels, depths, config.num_heads, strict=True):
+            blocks = [SwinBlock(dim, heads, next(rates), config, activation) for _ in range(depth)]
+            merging = PatchMerging(dim) if dim != self.channels[-1] else None
+            stages.append(SwinStage(blocks, merging, config.window_size))
         self.model = nn.ModuleDict({"embeddings": embeddings, "encoder": nn.ModuleDict({"layers": stages})})
         self.hidden_states_norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
 
@@ -326,3 +288,8 @@ class SwinBackbone(nn.Module):
             output, tokens = stage(tokens)
             maps.append(norm(output).permute(0, 3, 1, 2))  # [B, h, w, C] -> [B, C, h, w]
         return FeatureMaps(*maps)
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
