@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import AutoBackbone, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from maskformer.modeling.backbones.contract import NUM_MAPS, check_map_sizes
-from maskformer.modeling.backbones.resnet import FrozenBatchNorm2d, LayerOptions, ResNetBackbone
+from maskformer.modeling.backbones.contract import NUM_MAPS
+from maskformer.modeling.backbones.resnet import FrozenBatchNorm2d, ResNetBackbone
 from maskformer.modeling.backbones.swin import SwinBackbone
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
@@ -44,33 +44,16 @@ def build_backbone(
     if norm not in ("batch", "frozen") or stem not in ("basic", "deeplab"):
         raise ValueError(f"Got norm={norm!r} and stem={stem!r}, expected 'batch' or 'frozen' and 'basic' or 'deeplab'.")
     if config.model_type == "resnet":
-        return _build_resnet(config, norm, stem)
+        norms = {"batch": nn.BatchNorm2d, "frozen": FrozenBatchNorm2d}
+        return ResNetBackbone(config, _activation(config), norms[norm], stem)
     if norm != "batch" or stem != "basic":
         raise ValueError(
             f"Got norm={norm!r} and stem={stem!r} for a {config.model_type!r} backbone, expected 'batch' and 'basic': "
             "the others exist for ResNet alone."
         )
     if config.model_type in ("swin", "maskformer-swin"):
-        return SwinBackbone(config, _activation(config.hidden_act))
+        return SwinBackbone(config, _activation(config))
     return _build_any(config)
-
-
-def _build_resnet(config: Any, norm: str, stem: Literal["basic", "deeplab"]) -> ResNetBackbone:
-    options = LayerOptions(
-        activation=_activation(config.hidden_act),
-        layer_type=config.layer_type,
-        norm=FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d,
-        downsample_in_bottleneck=config.downsample_in_bottleneck,
-    )
-    return ResNetBackbone(
-        options,
-        embedding_size=config.embedding_size,
-        hidden_sizes=config.hidden_sizes,
-        depths=config.depths,
-        num_channels=config.num_channels,
-        stem=stem,
-        downsample_in_first_stage=config.downsample_in_first_stage,
-    )
 
 
 def _build_any(config: PreTrainedConfig) -> nn.Module:
@@ -102,11 +85,23 @@ def _check_pyramid(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     if torch.compiler.is_compiling():
         return
     pixel_values: Tensor = args[0] if args else kwargs["pixel_values"]
-    check_map_sizes(pixel_values.shape, tuple(output.feature_maps), list(PYRAMID_STRIDES))
+    image_size, sizes = pixel_values.shape[-2:], [tuple(each.shape[-2:]) for each in output.feature_maps]
+    # A cell of tolerance, because some backbones round down, others up, and unpadded convolutions lose a border.
+    fits = len(sizes) == NUM_MAPS and all(
+        abs(cells * stride - pixels) <= stride
+        for size, stride in zip(sizes, PYRAMID_STRIDES, strict=True)
+        for cells, pixels in zip(size, image_size, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"The backbone made feature maps of sizes {sizes} from an image of {tuple(image_size)}, expected "
+            f"{NUM_MAPS} maps with strides {list(PYRAMID_STRIDES)}: choose out_features in backbone_config that have "
+            "them."
+        )
 
 
-def _activation(name: str) -> nn.Module:
-    if name not in ACT2FN:
+def _activation(config: Any) -> nn.Module:
+    if (name := config.hidden_act) not in ACT2FN:
         raise ValueError(f"Got hidden_act={name!r} in backbone_config, expected one of {', '.join(ACT2FN)}.")
     if name == "gelu":
         return nn.GELU()  # torch's own class, which linear layers know

@@ -9,7 +9,6 @@ B batch, H W image, h_i w_i size of map i.
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 NUM_MAPS = 4
@@ -52,22 +51,4 @@ def check_pixel_values(pixel_values: Any, num_channels: int) -> None:
         raise ValueError(
             f"pixel_values is {got}, expected [batch, {num_channels}, height, width]: prepare the images with "
             'MaskFormerImageProcessor(...)(images, return_tensors="pt"), or set num_channels in backbone_config.'
-        )
-
-
-def check_map_sizes(image_size: torch.Size, maps: tuple[Tensor, ...], strides: list[int]) -> None:
-    """Raise a ValueError unless each map [B, C_i, h_i, w_i] is the image over its stride, give or take a cell.
-
-    A cell of tolerance, because some backbones round down, others up, and unpadded convolutions lose a border.
-    """
-    sizes = [(int(each.shape[-2]), int(each.shape[-1])) for each in maps]
-    fits = len(sizes) == len(strides) and all(
-        abs(cells * stride - pixels) <= stride
-        for size, stride in zip(sizes, strides, strict=True)
-        for cells, pixels in zip(size, image_size[-2:], strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            f"The backbone made feature maps of sizes {sizes} from an image of {tuple(image_size[-2:])}, expected "
-            f"{len(strides)} maps with strides {strides}: choose out_features in backbone_config that have them."
         )

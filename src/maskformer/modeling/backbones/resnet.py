@@ -10,7 +10,7 @@ B batch, H W image, h w size of a map, C channels.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,19 +64,19 @@ class LayerOptions:
     """
 
     activation: nn.Module
-    layer_type: Literal["basic", "bottleneck"] = "bottleneck"
-    norm: Callable[[int], nn.Module] = nn.BatchNorm2d
-    downsample_in_bottleneck: bool = False
+    norm: Callable[[int], nn.Module]
+    layer_type: Literal["basic", "bottleneck"]
+    downsample_in_bottleneck: bool
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, normalisation, activation (None for none): [B, C_in, h, w] -> [B, C_out, h', w']."""
+    """Convolution without bias, normalisation, activation: [B, C_in, h, w] -> [B, C_out, h', w']."""
 
-    def __init__(self, convolution: nn.Conv2d, normalization: nn.Module, activation: nn.Module | None) -> None:
+    def __init__(self, convolution: nn.Conv2d, options: LayerOptions, activation: nn.Module) -> None:
         super().__init__()
         self.convolution = convolution
-        self.normalization = normalization
-        self.activation = activation if activation is not None else nn.Identity()
+        self.normalization = options.norm(convolution.out_channels)
+        self.activation = activation
 
     def forward(self, features: Tensor) -> Tensor:
         return self.activation(self.normalization(self.convolution(features)))
@@ -107,15 +107,12 @@ class ResNetBlock(nn.Module):
             convolutions = [conv(in_channels, out_channels, 3, stride, dilation), conv(out_channels, out_channels, 3)]
         # Inside a layer it is always ReLU, whatever the configuration's hidden_act: the published weights expect that.
         self.layer = nn.Sequential(
-            *(ConvNorm(each, options.norm(each.out_channels), nn.ReLU(inplace=True)) for each in convolutions[:-1]),
-            ConvNorm(convolutions[-1], options.norm(out_channels), None),
+            *(ConvNorm(each, options, nn.ReLU(inplace=True)) for each in convolutions[:-1]),
+            ConvNorm(convolutions[-1], options, nn.Identity()),
         )
-        projects = in_channels != out_channels or stride != 1
-        self.shortcut = (
-            ConvNorm(conv(in_channels, out_channels, 1, stride), options.norm(out_channels), None)
-            if projects
-            else nn.Identity()
-        )
+        self.shortcut: nn.Module = nn.Identity()
+        if in_channels != out_channels or stride != 1:
+            self.shortcut = ConvNorm(conv(in_channels, out_channels, 1, stride), options, nn.Identity())
         self.activation = options.activation
 
     def forward(self, features: Tensor) -> Tensor:
@@ -151,19 +148,12 @@ class ResNetStem(nn.Module):
     ) -> None:
         super().__init__()
         self.num_channels = num_channels
-
-        def unit(convolution: nn.Conv2d) -> ConvNorm:
-            return ConvNorm(convolution, options.norm(convolution.out_channels), options.activation)
-
         if kind == "deeplab":
             half = out_channels // 2
-            self.embedder = nn.Sequential(
-                unit(conv(num_channels, half, 3, stride=2)),
-                unit(conv(half, half, 3)),
-                unit(conv(half, out_channels, 3)),
-            )
+            convolutions = [conv(num_channels, half, 3, stride=2), conv(half, half, 3), conv(half, out_channels, 3)]
+            self.embedder = nn.Sequential(*(ConvNorm(each, options, options.activation) for each in convolutions))
         else:
-            self.embedder = unit(conv(num_channels, out_channels, 7, stride=2))
+            self.embedder = ConvNorm(conv(num_channels, out_channels, 7, stride=2), options, options.activation)
         self.pooler = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -174,33 +164,31 @@ class ResNetStem(nn.Module):
 
 
 class ResNetBackbone(nn.Module):
-    """ResNet. `stem="deeplab"` is the authors' "c" variant: three convolutions to begin with, a dilated last stage."""
+    """ResNet, as a `ResNetConfig` of transformers describes it.
+
+    `stem="deeplab"` is the authors' "c" variant: three convolutions to begin with, a dilated last stage.
+    """
 
     def __init__(
-        self,
-        options: LayerOptions,
-        *,
-        embedding_size: int = 64,
-        hidden_sizes: Sequence[int] = (256, 512, 1024, 2048),
-        depths: Sequence[int] = (3, 4, 6, 3),
-        num_channels: int = 3,
-        stem: Literal["basic", "deeplab"] = "basic",
-        downsample_in_first_stage: bool = False,
+        self, config: Any, activation: nn.Module, norm: Callable[[int], nn.Module], stem: Literal["basic", "deeplab"]
     ) -> None:
         super().__init__()
+        depths: Sequence[int] = config.depths
+        hidden_sizes: Sequence[int] = config.hidden_sizes
+        options = LayerOptions(activation, norm, config.layer_type, config.downsample_in_bottleneck)
         check_four_stages("ResNet", depths=tuple(depths), hidden_sizes=tuple(hidden_sizes))
         if stem == "deeplab" and (depths[-1] > len(MULTI_GRID) or options.layer_type != "bottleneck"):
             raise ValueError(
                 f"The deeplab stem got layer_type={options.layer_type!r} and {depths[-1]} layers in the last stage, "
                 f"expected 'bottleneck' and at most {len(MULTI_GRID)}, with dilations {MULTI_GRID}: use stem='basic'."
             )
-        first_stride = 2 if downsample_in_first_stage else 1
+        first_stride = 2 if config.downsample_in_first_stage else 1
         self.channels = list(hidden_sizes)
         self.strides = [4 * first_stride * 2**stage for stage in range(len(depths))]
-        self.embedder = ResNetStem(num_channels, embedding_size, stem, options)
+        self.embedder = ResNetStem(config.num_channels, config.embedding_size, stem, options)
         stages = nn.ModuleList()
         for index, (depth, out_channels) in enumerate(zip(depths, hidden_sizes, strict=True)):
-            in_channels = hidden_sizes[index - 1] if index > 0 else embedding_size
+            in_channels = hidden_sizes[index - 1] if index > 0 else config.embedding_size
             dilated = stem == "deeplab" and index == len(depths) - 1
             dilations = MULTI_GRID[:depth] if dilated else (1,) * depth
             stages.append(ResNetStage(in_channels, out_channels, 2 if index > 0 else first_stride, dilations, options))
