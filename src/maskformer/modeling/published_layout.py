@@ -38,12 +38,9 @@ def constants(model: nn.Module) -> dict[str, Tensor]:
     """The entries to add to the model's state dict before it is written."""
     entries: dict[str, Tensor] = {}
     for path, module in model.named_modules():
-        index = getattr(module, "relative_position_index", None)
-        if isinstance(index, Tensor):
-            entries[f"{path}.relative_position_index"] = index.clone()
-        empty_weight = getattr(module, "empty_weight", None)
-        if isinstance(empty_weight, Tensor):
-            entries[f"{path}.empty_weight"] = empty_weight.clone()
+        for name in ("relative_position_index", "empty_weight"):
+            if isinstance(buffer := getattr(module, name, None), Tensor):
+                entries[f"{path}.{name}"] = buffer.clone()
         if isinstance(module, SwinBackbone):
             entries[f"{path}.model.layernorm.weight"] = torch.ones(module.channels[-1])
             entries[f"{path}.model.layernorm.bias"] = torch.zeros(module.channels[-1])

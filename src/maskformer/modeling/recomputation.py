@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,10 +31,8 @@ def _run_once_tracked(part: nn.Module) -> Callable[..., Tensor]:
 
     def run(*inputs: Any) -> Tensor:
         nonlocal ran
-        if not ran:
+        with _kept_statistics(part) if ran else nullcontext():
             ran = True
-            return part(*inputs)
-        with _kept_statistics(part):
             return part(*inputs)
 
     return run
