@@ -18,7 +18,7 @@ from maskformer.kernels.packed_masks import PackedMasks
 from maskformer.kernels.threads import in_threads, own_threads
 from maskformer.losses.mask_loss import in_full_precision, matched_mask_losses
 from maskformer.losses.matcher import MaskFormerHungarianMatcher
-from maskformer.losses.targets import check_predictions, checked_class_labels, checked_masks
+from maskformer.losses.targets import check_predictions, checked_class_labels, checked_targets
 
 TERMS = ("loss_cross_entropy", "loss_mask", "loss_dice")
 LOGITS = ("masks_queries_logits", "class_queries_logits")
@@ -185,12 +185,9 @@ class MaskFormerLoss(nn.Module):
                 the exchange between the processes, so that one bad rank does not leave the others waiting.
         """
         heads = self._heads(masks_queries_logits, class_queries_logits, auxiliary_predictions)
-        batch_size, num_queries = class_queries_logits.shape[:2]
-        labels = checked_class_labels(class_labels, batch_size, self.num_labels)
-        masks, valid = checked_masks(mask_labels, valid_mask, labels, masks_queries_logits.device)
-        labels = [own[: planes.shape[0]] for own, planes in zip(labels, masks, strict=True)]
+        masks, labels, valid = checked_targets(mask_labels, class_labels, valid_mask, class_queries_logits)
         if normalizer is None:
-            normalizer = self.compute_normalizer(labels, num_queries)
+            normalizer = self.compute_normalizer(labels, class_queries_logits.shape[1])
         losses: dict[str, Tensor] = {}
         kind = masks_queries_logits.device.type
         with torch.autocast(kind, enabled=False), own_threads() if kind == "cpu" else contextlib.nullcontext():

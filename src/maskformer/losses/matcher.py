@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from maskformer.kernels.matching_cost import matching_costs
 from maskformer.kernels.packed_masks import PackedMasks
 from maskformer.losses.mask_loss import FOCAL_ALPHA, in_full_precision
-from maskformer.losses.targets import check_predictions, checked_class_labels, checked_masks
+from maskformer.losses.targets import check_predictions, checked_targets
 
 
 def pairwise_focal_cost(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -121,10 +121,7 @@ class MaskFormerHungarianMatcher(nn.Module):
             out, which is said once per matcher in a warning.
         """
         check_predictions(masks_queries_logits, class_queries_logits, "the predictions")
-        batch_size, _, num_classes = class_queries_logits.shape
-        labels = checked_class_labels(class_labels, batch_size, num_classes - 1)
-        masks, valid = checked_masks(mask_labels, valid_mask, labels, class_queries_logits.device)
-        labels = [own[: planes.shape[0]] for own, planes in zip(labels, masks, strict=True)]
+        masks, labels, valid = checked_targets(mask_labels, class_labels, valid_mask, class_queries_logits)
         return self.match_heads([(masks_queries_logits, class_queries_logits)], masks, labels, valid)[0]
 
     @torch.no_grad()
@@ -137,7 +134,7 @@ class MaskFormerHungarianMatcher(nn.Module):
     ) -> list[list[tuple[Tensor, Tensor]]]:
         """What `forward` returns, of each head's mask and class logits; one copy to the host for all of them.
 
-        The targets must be as `checked_masks` and `checked_class_labels` give them.
+        The targets must be as `checked_targets` gives them.
         """
         device, num_queries = heads[0][1].device, heads[0][1].shape[1]
         self._warn_of_surplus(labels, num_queries)

@@ -61,16 +61,19 @@ def checked_class_labels(class_labels: Sequence[Tensor] | Tensor, num_images: in
 
 
 @explained
-def checked_masks(
+def checked_targets(
     mask_labels: Sequence[Tensor | PackedMasks] | Tensor,
+    class_labels: Sequence[Tensor] | Tensor,
     valid_mask: Tensor | None,
-    labels: list[Tensor],
-    device: torch.device,
-) -> tuple[list[Tensor | PackedMasks], Tensor | None]:
-    """The masks as bool per image [N, H, W], padded with False to the largest of the batch, and [B, H, W] valid pixels.
+    class_queries_logits: Tensor,
+) -> tuple[list[Tensor | PackedMasks], list[Tensor], Tensor | None]:
+    """The masks as bool per image [N, H, W], padded with False to the largest of the batch, their labels as
+    `checked_class_labels` gives them, and [B, H, W] valid pixels.
 
-    Both on `device`; packed masks stay packed. `labels` are those of `checked_class_labels`.
+    Masks and pixels are on the device of the logits; packed masks stay packed.
     """
+    (num_images, _, num_classes), device = class_queries_logits.shape, class_queries_logits.device
+    labels = checked_class_labels(class_labels, num_images, num_classes - 1)
     found = len(mask_labels)
     _require((found == len(labels), f"mask_labels has {found} entries, expected one per image: {len(labels)}."))
     mask_labels = [_from_array(masks) for masks in mask_labels]
@@ -88,16 +91,15 @@ def checked_masks(
         else masks.with_planes(pad(masks.planes.to(device)))
         for masks in mask_labels
     ]
+    labels = [own[: planes.shape[0]] for own, planes in zip(labels, padded, strict=True)]  # one without a mask
     if valid_mask is None:
-        return padded, None
+        return padded, labels, None
     expected, got = [len(padded), height, width], f"{valid_mask.dtype} of shape {list(valid_mask.shape)}"
-    _require(
-        (
-            valid_mask.dtype == torch.bool and list(valid_mask.shape) == expected,
-            f"valid_mask is {got}, expected torch.bool of shape {expected}, that of the largest target masks.",
+    if valid_mask.dtype != torch.bool or list(valid_mask.shape) != expected:
+        raise ValueError(
+            f"valid_mask is {got}, expected torch.bool of shape {expected}, that of the largest target masks."
         )
-    )
-    return padded, valid_mask.to(device)
+    return padded, labels, valid_mask.to(device)
 
 
 def _from_array(values: Any) -> Any:
