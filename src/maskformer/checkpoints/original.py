@@ -17,6 +17,7 @@ from maskformer.checkpoints.architecture import read_config
 from maskformer.checkpoints.key_tables import key_table
 from maskformer.checkpoints.loading import architecture_of
 from maskformer.configuration import MaskFormerConfig
+from maskformer.modeling.backbones.swin import relative_position_index
 
 _NOT_WEIGHTS = re.compile(r"^criterion\.|^pixel_(mean|std)$|relative_position_index$|num_batches_tracked$")
 # What state dicts in our layout hold besides weights, see `modeling/published_layout.py`.
@@ -127,13 +128,6 @@ def _unsaid(config: MaskFormerConfig) -> dict[str, Any]:
     if attends and encodes:
         fields["decoder_config.encoder_attention_heads"] = decoder.encoder_attention_heads
     return fields
-
-
-def relative_position_index(window_size: int) -> Tensor:
-    """For each pair of cells of a window, the row of the bias table that their offset has: [w * w, w * w], integers."""
-    cells = torch.cartesian_prod(torch.arange(window_size), torch.arange(window_size))  # [w * w, 2], row-major
-    offsets = cells[:, None] - cells[None] + window_size - 1  # [w * w, w * w, 2], each from 0 to 2w - 2
-    return offsets[..., 0] * (2 * window_size - 1) + offsets[..., 1]
 
 
 def _check_keys(expected: set[str], found: Mapping[str, Tensor], whose: str) -> None:

@@ -48,10 +48,8 @@ class CellUpsampling:
 
     def __init__(self, small: Size, large: Size, num_maps: int, num_gradients: int, dtype: torch.dtype) -> None:
         self.size, self.factors = small, (large[0] // small[0], large[1] // small[1])
-        # The middle one of three cells has the weights of all.
-        rows, columns = (
-            _weights(3, 3 * factor, dtype)[factor : 2 * factor] for factor in self.factors
-        )  # [y, 3], [x, 3]
+        # The middle one of three cells has the weights of all: [y, 3] and [x, 3].
+        rows, columns = (_weights(3, 3 * factor, dtype)[factor : 2 * factor] for factor in self.factors)
         kernel = torch.kron(rows, columns)  # [yx, 9]
         self.windows = kernel.new_empty(9, *small)
         self.collected = kernel.new_empty(num_gradients, 9, *small)

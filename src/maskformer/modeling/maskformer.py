@@ -318,14 +318,11 @@ class MaskFormerForInstanceSegmentation(MaskFormerPreTrainedModel):
             extra = {name: value for name, value in extra.items() if value is not None}
             targets: Any = {"mask_labels": mask_labels, "class_labels": class_labels, "auxiliary_logits": auxiliary}
             loss = self.get_loss(self.get_loss_dict(**logits, **targets, **extra))
-        if not show_states:
-            hidden.encoder_hidden_states = hidden.pixel_decoder_hidden_states = None
-            hidden.transformer_decoder_hidden_states = hidden.hidden_states = None
+        # deep supervision needs the states in between, whether they are asked for or not
+        shown = {name: value for name, value in hidden.items() if show_states or not name.endswith("hidden_states")}
+        auxiliary_logits = auxiliary if show_auxiliary else None
         output = MaskFormerForInstanceSegmentationOutput(
-            loss=loss,
-            **logits,
-            auxiliary_logits=auxiliary if show_auxiliary else None,
-            **{name: getattr(hidden, name) for name in MaskFormerModelOutput.__dataclass_fields__},
+            loss=loss, **logits, auxiliary_logits=auxiliary_logits, **shown
         )
         return output if _wanted(return_dict, self.config.return_dict) else output.to_tuple()
 

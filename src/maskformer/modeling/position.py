@@ -23,10 +23,8 @@ def sine_position_encoding(features: Tensor) -> Tensor:
     width, height, columns = features.shape[-3:]
     y = _angles(height, width // 2, features.device)  # [H, D / 2]
     x = _angles(columns, width // 2, features.device)  # [W, D / 2]
-    grid = torch.cat(
-        (y[:, None, :].expand(height, columns, -1), x[None, :, :].expand(height, columns, -1)), dim=-1
-    )  # [H, W, D]
-    return grid.flatten(0, 1)[None].to(features.dtype)  # [1, H * W, D]
+    y, x = y[:, None].expand(-1, columns, -1), x[None].expand(height, -1, -1)  # [H, W, D / 2] each
+    return torch.cat((y, x), dim=-1).flatten(0, 1)[None].to(features.dtype)  # [1, H * W, D]
 
 
 def _angles(length: int, num_features: int, device: torch.device) -> Tensor:
