@@ -153,11 +153,10 @@ def strongest_plane(groups: Iterable[Tensor]) -> Tensor:
 
     Equal to an argmax over all planes, which come as groups [K, H, W] so that they need not exist together.
     """
-    best, winner = torch.empty(0, device="cpu"), torch.empty(0, device="cpu")
-    for index, plane in enumerate(plane for group in groups for plane in group):
-        if index == 0:
-            best, winner = plane.clone(), torch.zeros_like(plane, dtype=torch.int64)
-        else:
-            winner.masked_fill_(plane > best, index)
-            torch.maximum(best, plane, out=best)
+    planes = (plane for group in groups for plane in group)
+    best = next(planes).clone()
+    winner = torch.zeros_like(best, dtype=torch.int64)
+    for index, plane in enumerate(planes, start=1):
+        winner.masked_fill_(plane > best, index)
+        torch.maximum(best, plane, out=best)
     return winner
