@@ -11,7 +11,12 @@ from torch.export import Dim
 from transformers import AutoBackbone, MaskFormerSwinConfig, SwinConfig
 
 from maskformer.modeling.backbones import build_backbone
-from maskformer.modeling.backbones.swin import SwinBackbone, SwinBlock, relative_position_index
+from maskformer.modeling.backbones.swin import (
+    SwinBackbone,
+    SwinBlock,
+    WindowSelfAttention,
+    relative_position_index,
+)
 from maskformer.modeling.backbones.windows import window_layout
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
@@ -31,7 +36,8 @@ def tiny(**changes: Any) -> MaskFormerSwinConfig:
 
 
 def any_block(drop_path: float) -> SwinBlock:
-    return SwinBlock(8, 2, drop_path, tiny(), nn.GELU())
+    attention = WindowSelfAttention(8, 2, 4, True, 0.0)
+    return SwinBlock(8, attention, 32, nn.GELU(), 0.0, drop_path, 1e-5)
 
 
 @pytest.mark.parametrize("window_size", [4, 5, 7, 12])

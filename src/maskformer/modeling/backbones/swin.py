@@ -67,16 +67,16 @@ class WindowSelfAttention(nn.Module):
 
     relative_position_index: Tensor
 
-    def __init__(self, dim: int, num_heads: int, config: Any) -> None:
+    def __init__(self, dim: int, num_heads: int, window_size: int, qkv_bias: bool, dropout: float) -> None:
         super().__init__()
         if dim % num_heads != 0:
             raise ValueError(f"Swin got {dim} channels for {num_heads} heads, expected a multiple: change num_heads.")
         self.num_heads = num_heads
-        self.window_size: int = config.window_size
-        self.dropout: float = config.attention_probs_dropout_prob
-        self.query = Linear(dim, dim, bias=config.qkv_bias)
-        self.key = Linear(dim, dim, bias=config.qkv_bias)
-        self.value = Linear(dim, dim, bias=config.qkv_bias)
+        self.window_size = window_size
+        self.dropout = dropout
+        self.query = Linear(dim, dim, bias=qkv_bias)
+        self.key = Linear(dim, dim, bias=qkv_bias)
+        self.value = Linear(dim, dim, bias=qkv_bias)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * self.window_size - 1) ** 2, num_heads))
         # not on the table's device: Accelerate's empty weights leave none but parameters on the meta device
         index = relative_position_index(self.window_size)
@@ -136,14 +136,21 @@ class WindowSelfAttention(nn.Module):
 class SwinBlock(nn.Module):
     """Window attention and MLP, each on a residual branch that stochastic depth may drop (arXiv 1603.09382)."""
 
-    def __init__(self, dim: int, num_heads: int, drop_path: float, config: Any, activation: nn.Module) -> None:
+    def __init__(
+        self,
+        dim: int,
+        attention: WindowSelfAttention,
+        hidden: int,
+        activation: nn.Module,
+        dropout: float,
+        drop_path: float,
+        layer_norm_eps: float,
+    ) -> None:
         super().__init__()
         self.drop_path = drop_path
-        hidden, dropout = int(config.mlp_ratio * dim), config.hidden_dropout_prob
-        self.layernorm_before = nn.LayerNorm(dim, eps=config.layer_norm_eps)
-        attention = WindowSelfAttention(dim, num_heads, config)
+        self.layernorm_before = nn.LayerNorm(dim, eps=layer_norm_eps)
         self.attention = nn.ModuleDict({"self": attention, "output": Dense(dim, dim, dropout)})
-        self.layernorm_after = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.layernorm_after = nn.LayerNorm(dim, eps=layer_norm_eps)
         self.intermediate = Dense(dim, hidden, dropout, activation)
         self.output = Dense(hidden, dim, dropout)
 
@@ -218,23 +225,20 @@ class SwinStage(Recomputing):
 class PatchEmbeddings(nn.Module):
     """Cuts the image into patches, zeros filling the last ones, projects and normalises each.
 
-    Absolute position embeddings, where the configuration wants them, are learned for the patches of its image size.
+    Position embeddings, where there is a grid of patches they are learned for, are absolute.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, projection: nn.Conv2d, position_grid: tuple[int, int] | None, dropout: float) -> None:
         super().__init__()
-        self.patch_size, columns = _pair(config.patch_size)
-        if self.patch_size != columns:
-            raise ValueError(f"Swin got patch_size={config.patch_size}, expected square patches: give one integer.")
-        self.num_channels: int = config.num_channels
-        projection = nn.Conv2d(self.num_channels, config.embed_dim, self.patch_size, stride=self.patch_size)
+        self.num_channels, embed_dim = projection.in_channels, projection.out_channels
+        self.patch_size = projection.kernel_size[0]
         self.patch_embeddings = nn.ModuleDict({"projection": projection})
-        self.norm = nn.LayerNorm(config.embed_dim)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.position_grid = [side // self.patch_size for side in _pair(config.image_size)]  # rows, columns
+        self.norm = nn.LayerNorm(embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.position_grid = position_grid
         # Row 0 belongs to a class token that Swin does not have: it is there because the files have it.
-        positions = torch.zeros(1, 1 + math.prod(self.position_grid), config.embed_dim)
-        self.position_embeddings = nn.Parameter(positions) if config.use_absolute_embeddings else None
+        rows = None if position_grid is None else 1 + math.prod(position_grid)
+        self.position_embeddings = None if rows is None else nn.Parameter(torch.zeros(1, rows, embed_dim))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, h, w, C]."""
@@ -249,6 +253,7 @@ class PatchEmbeddings(nn.Module):
         return self.dropout(tokens)
 
     def _positions(self, embeddings: Tensor, height: int, width: int) -> Tensor:
+        assert self.position_grid is not None
         grid = embeddings[:, 1:].unflatten(1, self.position_grid).permute(0, 3, 1, 2)  # [1, C, rows, columns]
         # Resized also where the size fits, which changes nothing: a branch on the size could not be exported.
         resized = F.interpolate(grid, (height, width), mode="bicubic", align_corners=False)  # [1, C, h, w]
@@ -266,14 +271,14 @@ class SwinBackbone(nn.Module):
         super().__init__()
         depths: Sequence[int] = config.depths
         check_four_stages("Swin", depths=tuple(depths), num_heads=tuple(config.num_heads))
-        embeddings = PatchEmbeddings(config)
+        embeddings = _patch_embeddings(config)
         self.channels = [config.embed_dim * 2**stage for stage in range(len(depths))]
         self.strides = [embeddings.patch_size * 2**stage for stage in range(len(depths))]
         # Stochastic depth rises evenly from the first block to the last.
         rates = iter(config.drop_path_rate * block / max(sum(depths) - 1, 1) for block in range(sum(depths)))
         stages = nn.ModuleList()
         for dim, depth, heads in zip(self.channels, depths, config.num_heads, strict=True):
-            blocks = [SwinBlock(dim, heads, next(rates), config, activation) for _ in range(depth)]
+            blocks = [_block(config, dim, heads, activation, next(rates)) for _ in range(depth)]
             merging = PatchMerging(dim) if dim != self.channels[-1] else None
             stages.append(SwinStage(blocks, merging, config.window_size))
         self.model = nn.ModuleDict({"embeddings": embeddings, "encoder": nn.ModuleDict({"layers": stages})})
@@ -288,6 +293,23 @@ class SwinBackbone(nn.Module):
             output, tokens = stage(tokens)
             maps.append(norm(output).permute(0, 3, 1, 2))  # [B, h, w, C] -> [B, C, h, w]
         return FeatureMaps(*maps)
+
+
+def _patch_embeddings(config: Any) -> PatchEmbeddings:
+    (patch, columns), image = _pair(config.patch_size), _pair(config.image_size)
+    if patch != columns:
+        raise ValueError(f"Swin got patch_size={config.patch_size}, expected square patches: give one integer.")
+    projection = nn.Conv2d(config.num_channels, config.embed_dim, patch, stride=patch)
+    grid = (image[0] // patch, image[1] // patch) if config.use_absolute_embeddings else None
+    return PatchEmbeddings(projection, grid, config.hidden_dropout_prob)
+
+
+def _block(config: Any, dim: int, num_heads: int, activation: nn.Module, drop_path: float) -> SwinBlock:
+    attention = WindowSelfAttention(
+        dim, num_heads, config.window_size, config.qkv_bias, config.attention_probs_dropout_prob
+    )
+    hidden, dropout = int(config.mlp_ratio * dim), config.hidden_dropout_prob
+    return SwinBlock(dim, attention, hidden, activation, dropout, drop_path, config.layer_norm_eps)
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
