@@ -149,6 +149,15 @@ def test_from_zoo_by_both_names() -> None:
     assert config.use_auxiliary_loss
 
 
+def test_published_panoptic_models_know_their_stuff() -> None:
+    assert MaskFormerConfig.from_zoo("swin-base-coco-panoptic").stuff_class_ids == list(range(80, 133))
+    assert MaskFormerConfig.from_zoo("r50-ade20k-150").stuff_class_ids is None
+    for others in ({"num_labels": 7}, {"id2label": {0: "cat"}}):
+        assert MaskFormerConfig.from_zoo("swin-base-coco-panoptic", **others).stuff_class_ids is None
+    mine = MaskFormerConfig.from_zoo("swin-base-coco-panoptic", num_labels=7, stuff_class_ids=[3])
+    assert mine.stuff_class_ids == [3]
+
+
 def test_unknown_zoo_name_lists_the_known() -> None:
     with pytest.raises(ValueError, match="no published model called 'swin-giant'"):
         MaskFormerConfig.from_zoo("swin-giant")

@@ -331,5 +331,7 @@ def _zoo_config(entry: dict[str, Any], overrides: dict[str, Any]) -> MaskFormerC
         "PerPixelBaseline+": (PerPixelBaselineConfig, "PerPixelBaselinePlus"),
     }
     config_class, architecture = classes[entry["model"]]
+    if not {"num_labels", "id2label"} & overrides.keys():  # of other classes it cannot tell
+        fields["stuff_class_ids"] = entry["stuff_class_ids"]
     arguments: dict[str, Any] = {**fields, "architectures": [architecture], **overrides}
     return config_class(**arguments)

@@ -151,8 +151,9 @@ def test_configuration_is_read_back_from_the_shapes_of_the_weights(entry):
     published = network(entry["name"]).config
     config = read_config(to_original(published, network(entry["name"]).state_dict()))
 
-    # Where the widths differ the projection exists whatever this field says, and the weights cannot tell.
+    # Where the widths differ the projection exists whatever this field says, and the weights cannot tell; nor of stuff.
     config.enforce_input_projection = published.enforce_input_projection
+    config.stuff_class_ids = entry["stuff_class_ids"]
     assert config.to_dict() == published.to_dict()
     assert recognise(config) == entry
 
