@@ -52,6 +52,8 @@ def test_options_win_over_the_file_and_the_file_over_the_recipe(tmp_path) -> Non
         ({"steps": 0}, "steps is 0: Input should be greater than or equal to 1"),
         ({"batch_size": 6, "accumulation": 4}, "batch_size 6 is no multiple of accumulation 4"),
         ({"milestones": [300]}, "expected shares"),
+        ({"crop_size": (64, 0)}, r"crop_size is \(64, 0\), expected a height and a width in pixels"),
+        ({"crop_size": (9, 8), "crop_kind": "absolute_range"}, "expected the least and the largest edge in pixels"),
         ({"out": None}, "out is None"),
     ],
 )
@@ -61,6 +63,10 @@ def test_wrong_settings_are_named(fields, sentence) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=sentence):
         resolve({**BASE, **fields})
+
+
+def test_a_window_may_be_higher_than_wide() -> None:
+    assert build_config({**BASE, "crop_size": (9, 8)}).crop_size == (9, 8)
 
 
 def test_a_missing_setting_and_an_unknown_recipe_are_named() -> None:

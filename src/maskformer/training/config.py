@@ -124,6 +124,10 @@ class TrainingConfig(BaseModel):
             raise ValueError(f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
         if self.min_sizes is not None and (not self.min_sizes or min(self.min_sizes) < 1):
             raise ValueError(f"min_sizes is {self.min_sizes}, expected one or more positive sizes")
+        low, high = self.crop_size or (1, 1)
+        if min(low, high) < 1 or (self.crop_kind == "absolute_range" and low > high):
+            wanted = "the least and the largest edge" if self.crop_kind == "absolute_range" else "a height and a width"
+            raise ValueError(f"crop_size is {self.crop_size}, expected {wanted} in pixels")
         if any(not 0 < share < 1 for share in self.milestones):
             raise ValueError(f"milestones is {self.milestones}, expected shares of the training between 0 and 1")
         if self.backbone_weights is not None and self.model is not None:
