@@ -86,6 +86,8 @@ def test_semantic_maps_need_no_segments():
     assert drawn.width > 60
     assert np.array_equal(np.asarray(drawn)[10, 10], label_colors(1)[0])
     assert np.array_equal(np.asarray(drawn)[10, 50], image[10, 50])
+    named = overlay(image, segmentation, id2label={255: "sky"}, alpha=1.0, legend=False)  # one of 847 classes
+    assert np.array_equal(np.asarray(named)[10, 50], label_colors(256)[255])
 
 
 def test_instances_of_a_class_are_shades_and_dicts_are_read_too():

@@ -48,7 +48,7 @@ def overlay(
         image: RGB or grey, [H, W, 3] or [H, W] uint8, or a Pillow image.
         segmentation: [H, W] integers. Ids that no segment has stay uncoloured.
         segments: with `id`, `label_id` and, where known, `label` and `score`, by attribute or key. Without them the
-            map is semantic: its ids are label ids, and 255 and below 0 are void.
+            map is semantic: its ids are label ids, and below 0 is void, and 255 where `id2label` lacks it.
         id2label: names for segments without one; the last resort is "class 7".
         alpha: share of the colour, 0 to 1.
         legend: name every segment with its colour, score (if any has one) and share of the picture.
@@ -74,7 +74,8 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise ValueError(f"overlay got alpha={alpha}, expected a share between 0 (image) and 1 (colours only).")
     if segments is None:
-        present = [int(value) for value in np.unique(ids) if value >= 0 and value != 255]
+        void = {255} - (id2label or {}).keys()  # of more than 255 classes it is one
+        present = [int(value) for value in np.unique(ids) if value >= 0 and value not in void]
         segments = [{"id": value, "label_id": value} for value in present]
     places = places_of(ids, np.array([value_of(segment, "id") for segment in segments], np.int64))
     shares = np.bincount(places.ravel(), minlength=len(segments) + 1)[1:] / ids.size
