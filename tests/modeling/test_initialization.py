@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from maskformer import MaskFormerForInstanceSegmentation
+from maskformer import MaskFormerForInstanceSegmentation, PerPixelBaseline
+from maskformer.configuration import PerPixelBaselineConfig
 
-from .conftest import small_config
+from .conftest import model_fields, small_config
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,13 @@ def test_resnet_convolutions() -> None:
     module = model.get_submodule("model.pixel_level_module.encoder.encoder.stages.3.layers.0.layer.1.convolution")
     assert isinstance(module.weight, torch.Tensor)
     assert float(module.weight.detach().std()) == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.15)  # fan out, ReLU
+
+
+def test_the_per_pixel_baselines_classifier() -> None:
+    model = PerPixelBaseline(PerPixelBaselineConfig(**model_fields("resnet-basic", num_labels=200)))
+    assert float(model.predictor.weight.detach().std()) == pytest.approx((2 / 200) ** 0.5, rel=0.15)
+    assert model.predictor.bias is not None
+    assert not model.predictor.bias.detach().any()
 
 
 @pytest.mark.parametrize("backbone", ["swin-window5", "resnet-basic"])

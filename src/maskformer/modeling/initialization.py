@@ -20,13 +20,13 @@ from maskformer.modeling.backbones.resnet import FrozenBatchNorm2d
 # First match wins. Paths are those inside the model, whatever stands before them.
 RULES: tuple[tuple[str, str], ...] = (
     (r"encoder\..*embeddings\.patch_embeddings\.projection$", "default"),
-    (r"pixel_level_module\.encoder\..*(convolution|conv\d?)$", "msra"),
+    (r"pixel_level_module\.encoder\..*(convolution|conv\d?)$|(^|\.)predictor$", "msra"),
     (r"pixel_level_module\.encoder\.model\.", "truncated_normal"),
     (r"decoder\.(fpn\.|mask_projection$|input_projection$)", "c2_xavier"),
     (r"transformer_module\.input_projection$", "c2_xavier"),
     (r"(transformer_module|pixel_level_module)\.(decoder|decoder\.encoder)\.layers\.", "xavier"),
     (r"queries_embedder$", "standard_normal"),
-    (r"(class_predictor|predictor|mask_embedder\.\d+\.0)$", "default"),
+    (r"(class_predictor|mask_embedder\.\d+\.0)$", "default"),
 )
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, FrozenBatchNorm2d)
 WEIGHTED = (nn.Linear, nn.Conv2d, nn.Embedding)
