@@ -94,3 +94,31 @@ def test_numbers_of_objects_that_would_change_their_class(tmp_path):
     (tmp_path / "classes.txt").write_text("cat (thing)\ndog (thing)")
     (error,) = check_dataset(open_dataset(tmp_path)).errors
     assert "holds instance 65543, expected numbers up to 65535" in error.message
+
+
+@pytest.mark.parametrize("layout", ["coco-panoptic", "coco-instances"])
+def test_two_annotation_files_of_one_split(tmp_path, layout):
+    """COCO's of 2014 and of 2017, or a file and its copy: the first by name was taken."""
+    truth = getattr(publishers, f"write_{layout.replace('-', '_')}")(tmp_path, 1)
+    for path in sorted(tmp_path.glob("annotations/*_train2017*")):
+        other = path.with_name(path.name.replace("2017", "2014"))
+        other.symlink_to(path)
+    names = [f"annotations/{layout[5:]}_train{year}.json" for year in (2014, 2017)]
+    with pytest.raises(ValueError, match=rf"has {names[0]} and {names[1]} for its split 'train': name one"):
+        open_dataset(tmp_path)
+    assert open_dataset(tmp_path, "val").split == "val"
+    for name in names:
+        assert np.array_equal(open_dataset(tmp_path, name)[0].class_map(), truth.class_maps[0])
+
+
+def test_two_folders_of_one_split(tmp_path):
+    publishers.write_label_maps(tmp_path, 1)
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "train").rename(tmp_path / kind / "train2017")
+    assert open_dataset(tmp_path).split == "train"
+    publishers.save(tmp_path / "images" / "train2014" / "a.png", PICTURE)
+    assert list(recognise(tmp_path)["label-maps"][1]) == ["train2017", "val"]  # the other has no maps
+    publishers.save(tmp_path / "labels" / "train2014" / "a.png", PICTURE[..., 0])
+    with pytest.raises(ValueError, match="has train2014 and train2017 for its split 'train'"):
+        open_dataset(tmp_path)
+    assert [len(open_dataset(tmp_path, f"train{year}")) for year in (2014, 2017)] == [1, 1]

@@ -184,6 +184,7 @@ def open_data(data: str, split: str | None, task: Any) -> SegmentationDataset:
     Raises:
         ValueError: it cannot be opened, or has several splits and none is "val".
     """
+    from maskformer.data.folders import split_of
     from maskformer.data.recognise import open_dataset, recognise
 
     if data.startswith("hub:") or (data.startswith("scenes") and not Path(data).exists()):
@@ -194,7 +195,7 @@ def open_data(data: str, split: str | None, task: Any) -> SegmentationDataset:
         raise ValueError(f"{data} has the splits {', '.join(sorted(names))}: choose one with --split")
     split = split or ("val" if "val" in names else names.pop())
     # COCO is published in two forms, and its average precision is measured on this one.
-    instances = task == "instance" and split in found.get("coco-instances", ())
+    instances = task == "instance" and any(split in (name, split_of(name)) for name in found.get("coco-instances", ()))
     return open_dataset(data, split, "coco-instances" if instances else None, task)
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from maskformer.data.classes import ClassList, category_of, flag
 from maskformer.data.dataset import DataError, Finding, SegmentationDataset, read_picture
-from maskformer.data.folders import Layout, Splits, image_folder, split_of
+from maskformer.data.folders import Layout, Splits, by_split, image_folder
 from maskformer.data.sample import Sample, Task, pack
 
 _NAME = re.compile(r"instances|coco|annotations|^train|^val|^test")
@@ -111,13 +111,12 @@ def _run_lengths(text: str | bytes) -> NDArray[np.int64]:
 
 
 def _find(root: Path) -> Splits:
-    splits: Splits = {}
+    found: dict[str, Path] = {}
     for folder in (root, root / "annotations", *sorted(path for path in root.iterdir() if path.is_dir())):
         for path in sorted(folder.glob("*.json")):
             if _NAME.search(path.name) and not _OTHER_NAMES.search(path.name) and _is_coco(path):
-                beside = None if folder == root else split_of(folder.name)
-                splits.setdefault(split_of(path.stem) or beside or "train", path)
-    return splits
+                found[path.relative_to(root).as_posix()] = path
+    return by_split(found, "train")
 
 
 def _is_coco(path: Path) -> bool:

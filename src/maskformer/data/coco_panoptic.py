@@ -19,7 +19,7 @@ import numpy as np
 from maskformer.data.classes import flag
 from maskformer.data.coco_instances import coco_classes, entries_of, listed_twice, read_json
 from maskformer.data.dataset import DataError, Finding, SegmentationDataset, read_picture
-from maskformer.data.folders import Layout, Splits, image_folder, pictures_below, split_of
+from maskformer.data.folders import Layout, Splits, by_split, image_folder, pictures_below
 from maskformer.data.sample import IGNORED, Region, Sample, Task, index_map
 
 
@@ -47,12 +47,12 @@ class CocoPanoptic(SegmentationDataset):
 
 
 def _find(root: Path) -> Splits:
-    splits: Splits = {}
+    found: dict[str, Path] = {}
     for folder in (root, root / "annotations"):
         for path in sorted(folder.glob("*.json")):
             if next(pictures_below(path.with_suffix(""), (".png",)), None) and _has_segments(path):
-                splits.setdefault(split_of(path.stem) or "train", path)
-    return splits
+                found[path.relative_to(root).as_posix()] = path
+    return by_split(found, "train")
 
 
 def _has_segments(path: Path) -> bool:

@@ -6,7 +6,7 @@ import fnmatch
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,18 +34,30 @@ class Layout:
 
 
 def split_of(name: str) -> str | None:
-    """ "train", "val" or "test" where a name says so ("training", "valid", "panoptic_val2017"), else None."""
-    match = _SPLIT.search(name.lower())
-    return match.group(1) if match else None
+    """ "train", "val" or "test", as the innermost part of a path says that says one ("panoptic_val2017"), or None."""
+    matches = (_SPLIT.search(part) for part in reversed(name.lower().split("/")))
+    return next((match.group(1) for match in matches if match), None)
+
+
+def by_split(sources: Mapping[str, Any], other: str | None = None) -> Splits:
+    """Named sources by their split, `other` (or the name) where the name tells none.
+
+    Several of one split keep their own names, so that one has to be chosen; but "train" is it, before "train_extra".
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for name, source in sources.items():
+        groups.setdefault(split_of(name) or other or name, {})[name] = source
+    splits: Splits = {}
+    for split, group in groups.items():
+        found = [group[split]] if split in group else list(group.values())
+        splits |= group if len(found) > 1 else {split: found[0]}
+    return splits
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
     """The folders inside that are splits; without any, the folder itself is the training split."""
-    inside = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    splits: dict[str, Path] = {}
-    for path in sorted(inside, key=lambda path: (len(path.name), path.name)):  # "train" before "train_extra"
-        if split := split_of(path.name):
-            splits.setdefault(split, path)
+    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    splits = by_split({path.name: path for path in inside if split_of(path.name)})
     return dict(sorted(splits.items())) or {"train": folder}
 
 
@@ -53,8 +65,8 @@ def paired_splits(images: Path, maps: Path, pattern: str = "*") -> Splits:
     """Image folder and map folder of each split that both have, where a file below both matches the pattern."""
     if not (images.is_dir() and maps.is_dir()):
         return {}
-    inside = split_folders(images), split_folders(maps)
-    pairs = {name: (folder, inside[1][name]) for name, folder in inside[0].items() if name in inside[1]}
+    inside = split_folders(maps)
+    pairs = {name: (folder, inside.get(name, maps / folder.name)) for name, folder in split_folders(images).items()}
     return {name: pair for name, pair in pairs.items() if holds(pair[1], pattern)}
 
 
@@ -128,22 +140,19 @@ def image_folder(root: Path, annotation: Path, names: list[str], split: str, nev
     wanted, beside = names[:_NAMES_LOOKED_FOR], annotation.parent  # some pictures may be missing
     if not wanted or any((beside / name).is_file() for name in wanted):
         return beside
-    holding: dict[str, list[Path]] = {name: [] for name in wanted}
-    for place, _ in folders_below(root):
-        for name in holding:
-            if Path(place) != never and os.path.isfile(os.path.join(place, name)):
-                holding[name].append(Path(place))
-    name = next((name for name in holding if holding[name]), wanted[0])
-    found: dict[tuple[bool, int], list[Path]] = {}
-    for folder in holding[name]:
-        parts = (split_of(part) for part in reversed(folder.relative_to(root).parts))
-        called = next(filter(None, parts), None)
-        rank = (folder.with_name(f"{folder.name}.json").is_file(), 0 if called == split else 1 if called is None else 2)
-        found.setdefault(rank, []).append(folder)
-    folder, *others = sorted(found[min(found)]) if found else [beside]
-    if others:
-        raise ValueError(
-            f"{name}, an image of {annotation}, is in {folder} and in {others[0]}: move the folder that is not meant "
-            f"out of {root}"
-        )
-    return folder
+    places = [folder for place, _ in folders_below(root) if (folder := Path(place)) != never]
+    for name in wanted:
+        found: dict[tuple[bool, int], list[Path]] = {}
+        for folder in (place for place in places if (place / name).is_file()):
+            called = split_of(folder.relative_to(root).as_posix())
+            wrong = 0 if called == split_of(split) else 1 if called is None else 2
+            found.setdefault((folder.with_name(f"{folder.name}.json").is_file(), wrong), []).append(folder)
+        if found:
+            folder, *others = sorted(found[min(found)])
+            if others:
+                raise ValueError(
+                    f"{name}, an image of {annotation}, is in {folder} and in {others[0]}: move the folder that is not "
+                    f"meant out of {root}"
+                )
+            return folder
+    return beside

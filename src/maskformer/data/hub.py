@@ -14,7 +14,7 @@ import numpy as np
 
 from maskformer.data.classes import CLASS_FILES, USUALLY_IGNORED, ClassList, read_classes
 from maskformer.data.dataset import SegmentationDataset, read_picture
-from maskformer.data.folders import Layout, Splits, split_of
+from maskformer.data.folders import Layout, Splits, by_split, split_of
 from maskformer.data.label_maps import class_list_of
 from maskformer.data.sample import Region, Sample, Task, index_map
 
@@ -95,7 +95,7 @@ def _find(root: Path) -> Splits:
     if (root / "state.json").is_file() and (root / "dataset_info.json").is_file():
         return {"train": None}
     inside = [path.parent.name for path in sorted(root.glob("*/state.json"))]
-    return {split_of(name) or name: name for name in inside} if (root / "dataset_dict.json").is_file() else {}
+    return by_split({name: name for name in inside}) if (root / "dataset_dict.json").is_file() else {}
 
 
 def _read(root: Path, split: str, source: str | None, task: Task | None) -> HubDataset:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from maskformer.data import ade20k, cityscapes, coco_instances, coco_panoptic, coco_stuff, hub, label_maps, mapillary
 from maskformer.data.dataset import SegmentationDataset
-from maskformer.data.folders import Layout, Splits
+from maskformer.data.folders import Layout, Splits, split_of
 from maskformer.data.sample import Task
 from maskformer.explanations import explained
 
@@ -79,7 +79,10 @@ def open_dataset(
         reader, splits = found[name]
         try:
             if split not in splits:
-                raise ValueError(f"{root} ({name}) has no split {split!r}, only {', '.join(splits)}")
+                alike = " and ".join(each for each in splits if split_of(each) == split)
+                several = f"has {alike} for its split {split!r}: name one as the split, or move what is not meant away"
+                only = f"has no split {split!r}, only {', '.join(splits)}"
+                raise ValueError(f"{root} ({name}) {several if alike else only}")
             dataset = reader.read(root, split, splits[split], task)
         except ValueError as error:
             refusals.append(error)
