@@ -9,6 +9,7 @@ import pytest
 
 from maskformer.cli.predict import find_pictures
 from maskformer.data.check import check_dataset
+from maskformer.data.label_maps import read_values
 from maskformer.data.recognise import open_dataset, recognise
 
 from . import publishers
@@ -84,6 +85,12 @@ def test_accents_are_written_in_two_ways(tmp_path):
     publishers.save(tmp_path / "labels" / "cafe\u0301.png", PICTURE[..., 0])
     (tmp_path / "classes.txt").write_text("sky")
     assert check_dataset(open_dataset(tmp_path)).ok
+
+
+def test_a_map_that_is_none_is_named_once(tmp_path):
+    (tmp_path / "a.png").write_text("map")
+    with pytest.raises(ValueError, match=rf"^the label map \({tmp_path}/a\.png\) cannot be read as a picture"):
+        read_values(tmp_path / "a.png")
 
 
 def test_numbers_of_objects_that_would_change_their_class(tmp_path):

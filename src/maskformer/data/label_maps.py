@@ -75,9 +75,9 @@ def read_values(path: str | Path) -> NDArray[Any]:
     Raises:
         ValueError: it is missing, damaged, or a colour picture.
     """
-    from maskformer.processing.loading import read_label_map
+    from maskformer.processing.loading import open_picture, read_label_map
 
-    values = read_label_map(path, f"the label map ({path})").numpy()
+    values = read_label_map(open_picture(path, "the label map"), f"the label map ({path})").numpy()
     if values.ndim != 2:
         raise ValueError(f"{path} has the shape {values.shape}, expected one value per pixel")
     return values
