@@ -68,6 +68,8 @@ def test_json_tells_what_was_converted(tmp_path, capsys):
         ([], BAD_USAGE, "Missing from maskformer convert: SRC DST"),
         ([SWIN, "{out}.pkl"], BAD_USAGE, "is in the authors' layout already"),
         ([str(GOLDEN), "{out}"], BAD_USAGE, "is a directory: to write the authors' layout, DST must end in .pkl"),
+        ([str(GOLDEN), "{out}.pkl", "--zoo", "nothing"], BAD_USAGE, "--zoo and --attention-heads are about reading"),
+        ([str(GOLDEN), "{out}.pkl", "--attention-heads", "4"], BAD_USAGE, "are about reading the authors' layout"),
         ([str(GOLDEN), "{out}.pkl"], FAILED, "holds no readable checkpoint"),
         ([__file__, "{out}"], FAILED, "is damaged or is no checkpoint"),
     ],

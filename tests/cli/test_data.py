@@ -172,6 +172,11 @@ def test_an_example_has_one_form(tmp_path, capsys):
     assert "leave those options out" in capsys.readouterr().err
 
 
+def test_drawn_scenes_have_no_format(capsys):
+    assert main(["data", "check", "scenes:1", "--format", "cityscapes"]) == BAD_USAGE
+    assert "--format cityscapes is about directories, and scenes:1 is none" in capsys.readouterr().err
+
+
 def test_drawn_scenes_have_three_splits(tmp_path, capsys):
     assert main(["data", "check", "scenes:2", "--split", "dev"]) == FAILED
     assert "scenes:2 has no split 'dev', only train, val, test" in capsys.readouterr().err

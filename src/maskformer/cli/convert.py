@@ -39,6 +39,8 @@ class Command:
             raise UsageError(f"{self.src} is in the authors' layout already: give a directory as DST to convert it")
         if not back and Path(self.src).is_dir():
             raise UsageError(f"{self.src} is a directory: to write the authors' layout, DST must end in .pkl")
+        if back and (self.zoo or self.attention_heads != 8):
+            raise UsageError("--zoo and --attention-heads are about reading the authors' layout: leave them out")
         print(f"reading {self.src}", file=sys.stderr)
         if back:
             result = export_original(self.src, self.dst)

@@ -76,6 +76,8 @@ class Command:
         from maskformer.data.recognise import open_dataset, recognise
 
         splits = [self.split] if self.split else ["train"]
+        if self.layout and self.source.startswith(("scenes", "hub:")) and not Path(self.source).exists():
+            raise UsageError(f"--format {self.layout} is about directories, and {self.source} is none: leave it out")
         if self.split is None and Path(self.source).is_dir():
             found = [entry for name, (_, entry) in recognise(self.source).items() if self.layout in (None, name)]
             splits = list(found[0]) if found else splits
