@@ -45,6 +45,17 @@ def test_settings_and_log_of_a_run_survive_it(tmp_path, monkeypatch):
     assert train(config, resume=True).step == 1
 
 
+def test_lines_of_the_log_that_are_damaged_are_left_out(tmp_path):
+    """A machine that loses its power may leave zeros, and then go on below them."""
+    config = settings(tmp_path / "run", save_tiny(tmp_path / "first"), steps=1, batch_size=1)
+    train(config)
+    log = tmp_path / "run" / "log.jsonl"
+    before = log.read_bytes()
+    log.write_bytes(b'\0\0\0\n{"step": 1, "lo\n\xff\n7\n{}\n' + before)
+    train(config, resume=True)
+    assert log.read_bytes() == before
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is at /dev/full, on Linux alone")
 def test_torch_is_not_told_of_it(tmp_path):
     """It would end the process."""

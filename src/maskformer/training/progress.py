@@ -1,7 +1,7 @@
 """What a training says: a line of progress on stderr, a file of every step, and the trackers of Accelerate.
 
 RUN/log.jsonl has an object per step (`step`, `loss`, the terms, `lr`, `grad_norm`, `skipped`), in full precision, and
-one per evaluation (`step`, `metrics`). A continued run drops the lines behind its checkpoint first.
+one per evaluation (`step`, `metrics`). A continued run drops the lines behind its checkpoint, and damaged ones, first.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class RunLog:
         self._bar = Progress(*columns, console=console, disable=not (self.is_first and console.is_terminal))
         self._task = self._bar.add_task("starting", total=config.steps, completed=first_step)
         if self.is_first:
-            kept = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
-            lines = [line for line in kept if line.endswith("\n") and json.loads(line)["step"] <= first_step]
+            kept = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+            lines = [line.decode() for line in kept if line.endswith(b"\n") and _step_of(line) <= first_step]
             with written_whole(self.path) as partial:
                 partial.write_text("".join(lines), encoding="utf-8")
             self._file = self.path.open("a", encoding="utf-8")
@@ -108,6 +108,14 @@ class RunLog:
         if self.is_first:
             self._bar.stop()
             self._file.close()
+
+
+def _step_of(line: bytes) -> float:
+    """Infinite where the line is damaged."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return float("inf")
 
 
 def memory_mb() -> float:
