@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from maskformer.cli import main
-from maskformer.cli.predict import PICTURE_SUFFIXES
+from maskformer.data.folders import PICTURES
 from maskformer.data.scenes import draw_scene
 from maskformer.inference import Segmenter
 from maskformer.serving import ray_batches
@@ -80,18 +80,18 @@ def test_the_pictures_of_an_address(tmp_path) -> None:
     (folder / ".hidden.png").write_text("")
     (folder / "notes.txt").write_text("")
     address = folder.as_uri()
-    assert remote_pictures(address + "/", PICTURE_SUFFIXES) == {
+    assert remote_pictures(address + "/", PICTURES) == {
         f"{address}/001.png": (address + "/", f"{folder}/001.png"),
         f"{address}/deep/x.PNG": (address + "/", f"{folder}/deep/x.PNG"),
     }
     one = f"{address}/001.png"
-    assert remote_pictures(one, PICTURE_SUFFIXES) == {one: (one, f"{folder}/001.png")}
+    assert remote_pictures(one, PICTURES) == {one: (one, f"{folder}/001.png")}
     with pytest.raises(ValueError, match=r"no\.png: no such file"):
-        remote_pictures(f"{address}/no.png", PICTURE_SUFFIXES)
+        remote_pictures(f"{address}/no.png", PICTURES)
     with pytest.raises(ValueError, match="no pictures there"):
         remote_pictures(address, {".jpg"})
     with pytest.raises(ValueError, match=r"^xyz://a/b: Unrecognized filesystem"):
-        remote_pictures("xyz://a/b", PICTURE_SUFFIXES)
+        remote_pictures("xyz://a/b", PICTURES)
 
 
 def test_a_worker_per_gpu_or_per_core() -> None:

@@ -165,5 +165,10 @@ def _sentence_of(error: Exception) -> str:
 def _report(sentence: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"maskformer: {' '.join(sentence.split()) or 'failed without a message'}", file=sys.stderr)
+    tell(sentence.strip() or "failed without a message")
     return code
+
+
+def tell(sentence: str) -> None:
+    """The sentence on stderr, in one line."""
+    print(f"maskformer: {' '.join(sentence.split())}", file=sys.stderr, flush=True)

@@ -43,7 +43,7 @@ class Command:
     device: options.Device = None
 
     def run(self) -> int:
-        options.check_limit(self.limit)
+        options.check_counts(limit=self.limit)
         options.check_protocol(self.protocol, self.zoo)
         from maskformer.evaluation.compare import PEER, compare, load_for_comparison
         from maskformer.evaluation.loop import Options

@@ -52,7 +52,7 @@ class Command:
     """print one JSON object per split; of an example, one with its path."""
 
     def run(self) -> int:
-        options.check_limit(self.limit)
+        options.check_counts(limit=self.limit)
         if self.action == "example":
             return self._example()
         datasets = self._datasets()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskformer.cli import UsageError, options
+from maskformer.cli import options
 from maskformer.cli.tables import print_segments
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ class Command:
     """number of unseen scenes to measure the quality on."""
 
     def run(self) -> int:
-        if self.scenes < 1:
-            raise UsageError(f"--scenes is {self.scenes}, expected at least 1")
+        options.check_counts(scenes=self.scenes)
         _tell(f"loading {self.model}")
         from maskformer.data.scenes import LABELS
         from maskformer.inference import Segmenter
@@ -82,8 +81,7 @@ def measure(segmenter: Segmenter, num_scenes: int) -> tuple[float, float]:
     from maskformer.evaluation.evaluate import evaluate
 
     def metric(task: Task, name: str) -> Any:
-        scenes = SceneDataset(num_scenes, task=task)
-        scenes.first_seed = FIRST_UNSEEN_SEED
+        scenes = SceneDataset(num_scenes, first_seed=FIRST_UNSEEN_SEED, task=task)
         return evaluate(segmenter, scenes, task).metrics[name]
 
     return metric("panoptic", "PQ"), metric("semantic", "mIoU")

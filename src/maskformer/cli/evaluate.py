@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from maskformer.cli import UsageError, options
+from maskformer.cli import UsageError, options, tell
 from maskformer.cli.progress import progress_bar
 from maskformer.cli.tables import print_table, shown
 
@@ -98,10 +98,8 @@ class Command:
             raise UsageError("--tta needs --protocol paper, which knows the sizes")
         if self.tta and self.tile is not None:
             raise UsageError("--tta and --tile exclude each other: choose one")
-        options.check_limit(self.limit)
+        options.check_counts(limit=self.limit, batch_size=self.batch_size)
         options.check_protocol(self.protocol, self.zoo)
-        if self.batch_size < 1:
-            raise UsageError(f"--batch-size is {self.batch_size}, expected at least 1")
         if self.out is None and (self.submission or self.resume):
             raise UsageError(f"--{'submission' if self.submission else 'resume'} needs --out DIR")
 
@@ -125,7 +123,7 @@ class Command:
                 evaluation = evaluate(segmenter, dataset, segmenter.task, how, progress)
             except KeyboardInterrupt:
                 again = "evaluate again with --resume to go on" if self.out else "evaluate again"
-                print(f"maskformer: stopped; no result before all images are done: {again}", file=sys.stderr)
+                tell(f"stopped; no result before all images are done: {again}")
                 raise
         if is_first and self.out is not None:
             self._write(self.out, evaluation, segmenter, dataset, how)
@@ -213,7 +211,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     speed = ", ".join(f"{name.replace('_', '-')} {value:.1f}" for name, value in evaluation.images_per_second.items())
     print(f"images/s: {speed}")
     for sentence in evaluation.warnings:
-        print(f"maskformer: warning: {sentence}", file=sys.stderr)
+        tell(f"warning: {sentence}")
 
 
 @contextlib.contextmanager

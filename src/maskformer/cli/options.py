@@ -48,10 +48,11 @@ def check_model(model: str | None, command: str) -> str:
     return model
 
 
-def check_limit(limit: int | None) -> None:
-    """A usage error for no image or fewer."""
-    if limit is not None and limit < 1:
-        raise UsageError(f"--limit is {limit}, expected at least 1")
+def check_counts(**counts: int | None) -> None:
+    """A usage error for an option that counts none or fewer."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise UsageError(f"--{name.replace('_', '-')} is {count}, expected at least 1")
 
 
 def check_protocol(protocol: str, zoo: str | None) -> None:

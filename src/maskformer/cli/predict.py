@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from maskformer.cli import UsageError, options
+from maskformer.cli import UsageError, options, tell
 from maskformer.cli.progress import progress_bar
 from maskformer.cli.tables import print_segments
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from maskformer.results import Segmentation
     from maskformer.serving.ray_batches import Answer, Recipe
 
-PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _OUR_SUFFIXES = (".overlay.png", ".semantic.png", ".panoptic.png", ".instance.png")
 Protocol = Literal["transformers", "paper", "paper-panoptic"]
 Remote = dict[str, tuple[str, str]]  # a picture of another file system -> (the source it is of, its path there)
@@ -77,14 +75,13 @@ class Command:
         model = options.check_model(self.model, "predict")
         if not self.images:
             raise UsageError("predict needs pictures: give files or directories")
-        if self.batch_size < 1:
-            raise UsageError(f"--batch-size is {self.batch_size}, expected at least 1")
+        options.check_counts(batch_size=self.batch_size)
         options.check_workers(self.engine, self.workers)
         options.check_tiles(self.tile, self.tile_overlap)
         remote: Remote | None = {} if self.engine == "ray" else None
         files, failures = find_pictures(self.images, self.out, remote)
         for failure in failures:
-            _complain(failure)
+            tell(failure)
         named = dict(zip(files, unique_stems(files), strict=True))
         done = self._segment(named, self._recipe(model), remote) if named else 0
         return 0 if not failures and done == len(files) else 1
@@ -111,14 +108,14 @@ class Command:
         }
         done = len(named) - len(left)
         if done:
-            print(f"maskformer: {done} of {len(named)} pictures are finished already", file=sys.stderr)
+            tell(f"{done} of {len(named)} pictures are finished already")
         if not left:
             return done
         with progress_bar("segmenting") as progress:
             for behind, (file, answer) in enumerate(self._answers(left, recipe, remote), 1):
                 progress(behind, len(left))
                 if isinstance(answer, str):
-                    _complain(answer)
+                    tell(answer)
                     continue
                 if journal is not None:
                     journal.append({"file": file, "name": left[file]})
@@ -181,7 +178,7 @@ def find_pictures(sources: tuple[str, ...], out: Path, remote: Remote | None = N
 
 def _pictures_of(source: str, out: Path, remote: Remote | None) -> list[tuple[str, str]]:
     """What each picture's name leads to, and the name; ValueError if there is none."""
-    from maskformer.data.folders import folders_below
+    from maskformer.data.folders import PICTURES, pictures_below
 
     path = Path(source)
     if source.startswith(("http://", "https://")):
@@ -189,7 +186,7 @@ def _pictures_of(source: str, out: Path, remote: Remote | None) -> list[tuple[st
     if "://" in source and remote is not None:
         from maskformer.serving.ray_batches import remote_pictures
 
-        inside = remote_pictures(source, PICTURE_SUFFIXES)
+        inside = remote_pictures(source, PICTURES)
         remote.update(inside)
         return [(name, name) for name in inside]
     if not path.exists():
@@ -197,17 +194,14 @@ def _pictures_of(source: str, out: Path, remote: Remote | None) -> list[tuple[st
         raise ValueError(f"{source}: no such file or directory{hint}")
     if not path.is_dir():
         return [(str(path.resolve()), source)]
-    below = sorted(Path(place, name) for place, names in folders_below(path) for name in names)
-    files = [file for file in below if _is_picture(file, out)]
+    files = [
+        file
+        for file in sorted(pictures_below(path))
+        if file.is_file() and not (file.name.endswith(_OUR_SUFFIXES) and out.resolve() in file.resolve().parents)
+    ]
     if not files:
-        raise ValueError(f"{source}: no pictures in this directory ({', '.join(sorted(PICTURE_SUFFIXES))})")
+        raise ValueError(f"{source}: no pictures in this directory ({', '.join(PICTURES)})")
     return [(str(file.resolve()), str(file)) for file in files]
-
-
-def _is_picture(file: Path, out: Path) -> bool:
-    if file.suffix.lower() not in PICTURE_SUFFIXES or file.name.startswith(".") or not file.is_file():
-        return False
-    return not (file.name.endswith(_OUR_SUFFIXES) and out.resolve() in file.resolve().parents)
 
 
 def unique_stems(files: list[str]) -> list[str]:
@@ -253,7 +247,3 @@ def _on_this_machine(files: Mapping[str, str], recipe: Recipe, out: Path) -> Ite
         file = opened.popleft()
         yield file, (result, result.save(out, files[file]))
     yield from failed
-
-
-def _complain(sentence: str) -> None:
-    print(f"maskformer: {' '.join(sentence.split())}", file=sys.stderr, flush=True)

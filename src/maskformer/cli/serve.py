@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from maskformer.cli import UsageError, options
+from maskformer.cli import UsageError, options, tell
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -105,7 +104,7 @@ class Command:
 
     def _announce(self, port: int) -> None:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        print(f"maskformer: {self.model} answers on http://{host}:{port}", file=sys.stderr, flush=True)
+        tell(f"{self.model} answers on http://{host}:{port}")
 
     def _application(self, model: str, limits: Limits, token: str | None, page: bool) -> tuple[FastAPI, Service]:
         """With the model loaded and having segmented something, so that the first client does not wait."""

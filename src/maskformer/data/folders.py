@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from maskformer.data.dataset import Finding, SegmentationDataset
 from maskformer.data.sample import Task
 
-PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # What annotation tools append to the name of the image: cat.jpg and cat_mask.png.
 _MAP_ENDING = re.compile(r"[._-](mask|label|seg|segmentation|semantic|instance|gt)s?$", re.IGNORECASE)
 _SPLIT = re.compile(r"(?<![a-z])(train|val|test)")
