@@ -176,6 +176,14 @@ def test_mapillary_2_is_found_beside_its_images(tmp_path):
     assert things_in(dataset[0]) == truth.instances[0]
 
 
+def test_mapillary_labels_that_lack_something(tmp_path):
+    publishers.write_mapillary(tmp_path, 1)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"color"', '"colour"', 1))
+    with pytest.raises(ValueError, match=r"an entry of .*config\.json lacks 'color', expected labels as Mapillary's"):
+        open_dataset(tmp_path)
+
+
 def test_mapillary_without_instance_maps_is_semantic(tmp_path):
     truth = publishers.write_mapillary(tmp_path, 1)
     for path in tmp_path.rglob("instances/*.png"):

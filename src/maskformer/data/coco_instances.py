@@ -125,12 +125,11 @@ def _is_coco(path: Path) -> bool:
         return re.match(r'\s*\{\s*"(info|images|licenses|annotations|categories|type)"', file.read(4096)) is not None
 
 
-def read_json(path: Path, keys: tuple[str, ...] = ("images", "annotations", "categories")) -> dict[str, Any]:
-    """An annotation file, by default COCO's.
-
-    Raises:
-        ValueError: it is damaged or lacks one of the keys.
-    """
+@contextlib.contextmanager
+def annotation_file(
+    path: Path, keys: tuple[str, ...] = ("images", "annotations", "categories"), whose: str = "COCO's"
+) -> Iterator[dict[str, Any]]:
+    """The content of an annotation file; a ValueError if it is damaged, or what is read of it is not in its form."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -138,19 +137,11 @@ def read_json(path: Path, keys: tuple[str, ...] = ("images", "annotations", "cat
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise ValueError(f"{path} has no {' and no '.join(missing)}, expected an annotation file that has")
-    return content
-
-
-@contextlib.contextmanager
-def entries_of(path: Path) -> Iterator[None]:
-    """What an entry of an annotation file lacks, or has in another form, is told in a sentence."""
     try:
-        yield
+        yield content
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        fault = f"lacks {error}" if isinstance(error, KeyError) else f"is not in COCO's form ({error})"
-        raise ValueError(
-            f"an entry of {path} {fault}, expected images, annotations and categories as COCO's"
-        ) from error
+        fault = f"lacks {error}" if isinstance(error, KeyError) else f"is not in {whose} form ({error})"
+        raise ValueError(f"an entry of {path} {fault}, expected {', '.join(keys)} as {whose}") from error
 
 
 def coco_classes(content: dict[str, Any], path: Path, isthing: bool, ignored: frozenset[int]) -> ClassList:
@@ -170,8 +161,7 @@ def listed_twice(content: dict[str, Any], path: Path) -> list[Finding]:
 
 
 def _read(root: Path, split: str, source: Path, task: Task | None) -> CocoInstances:
-    content = read_json(source)
-    with entries_of(source):
+    with annotation_file(source) as content:
         classes, findings = coco_classes(content, source, True, frozenset()), listed_twice(content, source)
         images = [
             (os.fspath(image["file_name"]), (int(image["height"]), int(image["width"])), image["id"])

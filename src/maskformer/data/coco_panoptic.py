@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from maskformer.data.classes import flag
-from maskformer.data.coco_instances import coco_classes, entries_of, listed_twice, read_json
+from maskformer.data.coco_instances import annotation_file, coco_classes, listed_twice
 from maskformer.data.dataset import DataError, Finding, SegmentationDataset, read_picture
 from maskformer.data.folders import Layout, Splits, by_split, image_folder, pictures_below
 from maskformer.data.sample import IGNORED, Region, Sample, Task, index_map
@@ -65,8 +65,7 @@ def _has_segments(path: Path) -> bool:
 
 
 def _read(root: Path, split: str, source: Path, task: Task | None) -> CocoPanoptic:
-    content = read_json(source)
-    with entries_of(source):
+    with annotation_file(source) as content:
         classes, findings = coco_classes(content, source, False, frozenset({0})), listed_twice(content, source)
         images = [(os.fspath(image["file_name"]), image["id"]) for image in content["images"]]
         maps: dict[Any, tuple[str, dict[int, Any]]] = {}

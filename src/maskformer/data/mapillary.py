@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskformer.data.classes import Category, ClassList
-from maskformer.data.coco_instances import read_json
+from maskformer.data.coco_instances import annotation_file
 from maskformer.data.folders import Layout, Splits, pair_by_name, pictures_below, split_folders
 from maskformer.data.label_maps import LabelMaps
 from maskformer.data.sample import Region, Task
@@ -38,13 +38,13 @@ def _find(root: Path) -> Splits:
 
 def _read(root: Path, split: str, source: tuple[Path, Path, Path], task: Task | None) -> LabelMaps:
     config, images, maps = source
-    labels = read_json(config, ("labels",))["labels"]
-    categories = tuple(
-        Category(label.get("readable", label["name"]), bool(label.get("instances")), place, tuple(label["color"]))
-        for place, label in enumerate(labels)
-        if label.get("evaluate", True)
-    )
-    ignored = set(range(len(labels))) - {category.original_id for category in categories}
+    with annotation_file(config, ("labels",), "Mapillary's") as content:
+        categories = tuple(
+            Category(label.get("readable", label["name"]), bool(label.get("instances")), place, tuple(label["color"]))
+            for place, label in enumerate(content["labels"])
+            if label.get("evaluate", True)
+        )
+    ignored = set(range(len(content["labels"]))) - {category.original_id for category in categories}
     classes = ClassList(categories, frozenset(ignored), str(config))
     reader = VistasInstances if maps.name == "instances" else LabelMaps
     return reader(root, split, classes, *pair_by_name(images, maps), task)
