@@ -6,8 +6,7 @@ annotations/panoptic_train.json, annotations/panoptic_train/*.png, train/*.jpg, 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -45,18 +44,14 @@ def write_example(directory: str | Path, num_images: int = 20, size: tuple[int, 
         raise ValueError(f"{num_images} pictures are asked for, expected at least 1")
     if root.is_dir() and any(root.iterdir()):
         raise ValueError(f"{root} is not empty: give a directory that is, or that does not exist yet")
-    beside = root / "train" if root.is_dir() else root
-    part = beside.with_name(f".{root.name}.{os.getpid()}.part")  # half of an example is none
-    try:
+    root.parent.mkdir(parents=True, exist_ok=True)
+    # Half of an example is none. A directory that is there stays: somebody may be in it, or another disk.
+    with tempfile.TemporaryDirectory(prefix=".", dir=root if root.is_dir() else root.parent) as part:
         for split, count in (("train", num_images), ("val", -(-num_images // VALIDATION_SHARE))):
-            _write_split(part, split, count, size)
-        if root.is_dir():  # where somebody may be, or another disk is
-            for path in part.iterdir():
-                path.rename(root / path.name)
-        else:
-            part.rename(root)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            _write_split(Path(part), split, count, size)
+        root.mkdir(exist_ok=True)
+        for path in Path(part).iterdir():
+            path.rename(root / path.name)
     return root
 
 

@@ -123,7 +123,9 @@ def _read(root: Path, split: str, source: tuple[Path, Path, Path | None], task: 
     if not any(category.isthing for category in classes.categories):
         # Every split must have the same things, so the training split tells which they are.
         learnt = _find(root).get("train", source)
-        classes = _with_things(classes, _triples(*learnt)[0] if learnt[2] else triples)
+        things = _values_with_instances(_triples(*learnt)[0] if learnt[2] else triples, _MAPS_READ_FOR_THINGS)
+        categories = (category._replace(isthing=category.original_id in things) for category in classes.categories)
+        classes = replace(classes, categories=tuple(categories))
     else:
         findings += _doubts(classes, triples, root)
     return InstancePairs(root, split, classes, triples, findings, task)
@@ -133,13 +135,6 @@ def _triples(images: Path, maps: Path, instances: Path) -> tuple[list[tuple[str,
     (pairs, findings), (partners, missing) = pair_by_name(images, maps), pair_by_name(images, instances)
     instance_maps = dict(partners)
     return [(*pair, instance_maps[pair[0]]) for pair in pairs if pair[0] in instance_maps], [*findings, *missing]
-
-
-def _with_things(classes: ClassList, triples: list[tuple[str, str, str]]) -> ClassList:
-    """The list, with the classes that have instances as things."""
-    things = _values_with_instances(triples, _MAPS_READ_FOR_THINGS)
-    categories = (category._replace(isthing=category.original_id in things) for category in classes.categories)
-    return replace(classes, categories=tuple(categories))
 
 
 def _doubts(classes: ClassList, triples: list[tuple[str, str, str]], root: Path) -> list[Finding]:
