@@ -72,7 +72,7 @@ def _write_split(root: Path, split: str, count: int, size: tuple[int, int]) -> N
             del info["isthing"]
         entries.append({"image_id": number, "file_name": f"{name}.png", "segments_info": infos})
     categories = [
-        {"id": number, "name": entry.name, "isthing": int(entry.isthing), "color": list(entry.color)}
+        {"id": number, "name": entry.name, "isthing": int(entry.isthing), "color": entry.color}
         for number, entry in enumerate(CLASSES, start=1)
     ]
     content = {"images": images, "annotations": entries, "categories": categories}

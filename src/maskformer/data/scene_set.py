@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maskformer.data.classes import Category, ClassList
+from maskformer.data.classes import ClassList
 from maskformer.data.dataset import SegmentationDataset
 from maskformer.data.sample import Sample, Task, index_map
 from maskformer.data.scenes import CLASSES, draw_scene
@@ -31,8 +31,7 @@ class SceneDataset(SegmentationDataset):
         size: tuple[int, int] = (192, 256),
         task: Task | None = None,
     ) -> None:
-        entries = (Category(entry.name, entry.isthing, label, entry.color) for label, entry in enumerate(CLASSES))
-        super().__init__("scenes", split, ClassList(tuple(entries)), (), (), task)
+        super().__init__("scenes", split, ClassList(CLASSES), (), (), task)
         self.first_seed = FIRST_SEEDS[split] if first_seed is None else first_seed
         self.count, self.size = count, size
 

@@ -11,59 +11,45 @@ Lengths are in image heights: y in [0, 1] downwards, x in [0, W/H]. H W image, P
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from maskformer.data.classes import Category
 from maskformer.data.scene_light import Light, Numbers, Outline, illuminate, paint_sky
 from maskformer.data.scene_things import THINGS, Brush, Color, Polygon, Thing, mix
 
 
-class SceneClass(NamedTuple):
-    """One class; its index in `CLASSES` is its label id."""
-
-    name: str
-    isthing: bool
-    color: tuple[int, int, int]
-
-
-class SceneSegment(TypedDict):
-    """One visible segment; `bbox` is (x, y, width, height) in pixels, `area` the visible pixels."""
-
-    id: int
-    category_id: int
-    isthing: bool
-    iscrowd: int
-    area: int
-    bbox: tuple[int, int, int, int]
-
-
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """`image` uint8 [H, W, 3]; `segmentation` int32 [H, W]: ids from 1, on every pixel."""
+    """`image` uint8 [H, W, 3]; `segmentation` int32 [H, W]: ids from 1, on every pixel.
+
+    `segments` has COCO's `segments_info`, with `isthing`: `area` is the visible pixels, `bbox` their
+    (x, y, width, height).
+    """
 
     image: NDArray[np.uint8]
     segmentation: NDArray[np.int32]
-    segments: list[SceneSegment]
+    segments: list[dict[str, Any]]
 
 
 CLASSES = (
-    SceneClass("sky", False, (112, 174, 228)),
-    SceneClass("mountain", False, (142, 124, 152)),
-    SceneClass("grass", False, (112, 178, 84)),
-    SceneClass("water", False, (36, 118, 178)),
-    SceneClass("sand", False, (230, 204, 140)),
-    SceneClass("road", False, (108, 108, 116)),
-    SceneClass("house", True, (200, 84, 70)),
-    SceneClass("tree", True, (28, 110, 66)),
-    SceneClass("car", True, (70, 80, 200)),
-    SceneClass("boat", True, (245, 130, 48)),
-    SceneClass("person", True, (230, 60, 140)),
-    SceneClass("ball", True, (250, 206, 40)),
-    SceneClass("kite", True, (150, 64, 200)),
-    SceneClass("balloon", True, (0, 178, 168)),
+    Category("sky", False, 0, (112, 174, 228)),
+    Category("mountain", False, 1, (142, 124, 152)),
+    Category("grass", False, 2, (112, 178, 84)),
+    Category("water", False, 3, (36, 118, 178)),
+    Category("sand", False, 4, (230, 204, 140)),
+    Category("road", False, 5, (108, 108, 116)),
+    Category("house", True, 6, (200, 84, 70)),
+    Category("tree", True, 7, (28, 110, 66)),
+    Category("car", True, 8, (70, 80, 200)),
+    Category("boat", True, 9, (245, 130, 48)),
+    Category("person", True, 10, (230, 60, 140)),
+    Category("ball", True, 11, (250, 206, 40)),
+    Category("kite", True, 12, (150, 64, 200)),
+    Category("balloon", True, 13, (0, 178, 168)),
 )
 LABELS = {number: entry.name for number, entry in enumerate(CLASSES)}
 STUFF_IDS = [number for number, entry in enumerate(CLASSES) if not entry.isthing]
@@ -296,7 +282,7 @@ def _number_pixels(pieces: list[_Piece], size: tuple[int, int]) -> Numbers:
     return np.asarray(_fill(canvas, pieces, colored=False))[1::2, 1::2]  # [2H, 2W] -> [H, W]
 
 
-def _segment(pieces: list[_Piece], numbers: Numbers) -> tuple[NDArray[np.int32], list[SceneSegment]]:
+def _segment(pieces: list[_Piece], numbers: Numbers) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
     """Number stuff class by class, then things one by one, from 1 without gaps."""
     keys = [(piece.label, number if piece.outline.isthing else -1) for number, piece in enumerate(pieces)]
     order = sorted(set(keys))
@@ -304,7 +290,7 @@ def _segment(pieces: list[_Piece], numbers: Numbers) -> tuple[NDArray[np.int32],
     return segmentation, [_describe(segmentation == i, i, label) for i, (label, _) in enumerate(order, start=1)]
 
 
-def _describe(mask: NDArray[np.bool_], number: int, label: int) -> SceneSegment:
+def _describe(mask: NDArray[np.bool_], number: int, label: int) -> dict[str, Any]:
     left, top, right, low = Image.fromarray(mask).getbbox() or (0, 0, 0, 0)
     box, area, isthing = (left, top, right - left, low - top), int(np.count_nonzero(mask)), CLASSES[label].isthing
     return {"id": number, "category_id": label, "isthing": isthing, "iscrowd": 0, "area": area, "bbox": box}
