@@ -105,29 +105,23 @@ def to_original(config: MaskFormerConfig, state: Mapping[str, Tensor]) -> dict[s
 
 
 def _check_unsaid(config: MaskFormerConfig, weights: Mapping[str, Tensor]) -> None:
-    """Whoever reads the weights takes the rest to be as in the authors' networks."""
+    """Whoever reads the weights takes what no shape tells to be as in the authors' networks."""
     decoder: Any = config.decoder_config
-    attends = architecture_of(config) != "PerPixelBaseline"
-    heads = decoder.decoder_attention_heads if attends else decoder.encoder_attention_heads
-    expected = _unsaid(read_config(canonical(weights), heads))
-    for name, value in _unsaid(config).items():
-        if value != expected[name]:
-            raise ValueError(
-                f"{name} is {value!r}, expected {expected[name]!r}: the authors' layout cannot say otherwise"
-            )
-
-
-def _unsaid(config: MaskFormerConfig) -> dict[str, Any]:
-    """What a network computes with and no shape tells."""
-    decoder: Any = config.decoder_config
-    names = ("hidden_act", "layer_norm_eps", "downsample_in_first_stage", "downsample_in_bottleneck")
-    fields = {f"backbone_config.{name}": getattr(config.backbone_config, name, None) for name in names}
     attends, encodes = architecture_of(config) != "PerPixelBaseline", config.pixel_decoder_encoder_layers > 0
+    heads = decoder.decoder_attention_heads if attends else decoder.encoder_attention_heads
+    read = read_config(canonical(weights), heads)
+    of_backbone = ("hidden_act", "layer_norm_eps", "downsample_in_first_stage", "downsample_in_bottleneck")
+    unsaid = [("backbone_config", name) for name in of_backbone]
     if attends or encodes:
-        fields["decoder_config.activation_function"] = decoder.activation_function
+        unsaid.append(("decoder_config", "activation_function"))
     if attends and encodes:
-        fields["decoder_config.encoder_attention_heads"] = decoder.encoder_attention_heads
-    return fields
+        unsaid.append(("decoder_config", "encoder_attention_heads"))
+    for part, name in unsaid:
+        value, expected = (getattr(getattr(each, part), name, None) for each in (config, read))
+        if value != expected:
+            raise ValueError(
+                f"{part}.{name} is {value!r}, expected {expected!r}: the authors' layout cannot say otherwise"
+            )
 
 
 def _check_keys(expected: set[str], found: Mapping[str, Tensor], whose: str) -> None:
