@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 from collections.abc import Iterator
 from importlib import resources
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
+import maskformer
 from maskformer.checkpoints.zoo import find_in_zoo
 from maskformer.configuration import MaskFormerConfig
 from maskformer.explanations import explained
@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 
 BUNDLED = "scenes"
 
-_CLASSES = {
-    "MaskFormerForInstanceSegmentation": "maskformer.modeling.maskformer",
-    "MaskFormerModel": "maskformer.modeling.maskformer",
-    "PerPixelBaseline": "maskformer.modeling.per_pixel",
-    "PerPixelBaselinePlus": "maskformer.modeling.per_pixel",
-}
-_DEFAULT_CLASS = "MaskFormerForInstanceSegmentation"
+_CLASSES = ("MaskFormerForInstanceSegmentation", "MaskFormerModel", "PerPixelBaseline", "PerPixelBaselinePlus")
 _ORIGINAL_SUFFIXES = (".pkl", ".pth", ".pt")
 
 
@@ -75,7 +69,7 @@ def _bundled_directory() -> str:
 
 def architecture_of(config: MaskFormerConfig) -> str:
     """The name of the class that a configuration was made for."""
-    return (config.architectures or [_DEFAULT_CLASS])[0]
+    return (config.architectures or _CLASSES)[0]
 
 
 def model_class(architecture: str) -> type[MaskFormerPreTrainedModel]:
@@ -86,7 +80,7 @@ def model_class(architecture: str) -> type[MaskFormerPreTrainedModel]:
     """
     if architecture not in _CLASSES:
         raise ValueError(f"the architecture is {architecture!r}, expected one of {', '.join(_CLASSES)}")
-    return getattr(importlib.import_module(_CLASSES[architecture]), architecture)
+    return getattr(maskformer, architecture)
 
 
 @explained
@@ -139,7 +133,7 @@ def load_config(path_or_hub_id: str | Path, **kwargs: Any) -> MaskFormerConfig:
             f"{checkpoint} holds a model of type {fields.get('model_type')!r}, expected a MaskFormer or a per-pixel "
             "baseline"
         )
-    cls: Any = model_class((fields.get("architectures") or [_DEFAULT_CLASS])[0])
+    cls: Any = model_class((fields.get("architectures") or _CLASSES)[0])
     return cls.config_class.from_dict(fields)
 
 
