@@ -142,10 +142,7 @@ class MaskFormerImageProcessor(BaseImageProcessor):
         """A processor from the content of a file; unknown entries of the file are ignored, `kwargs` override it."""
         return_unused = kwargs.pop("return_unused_kwargs", False)
         if not hasattr(image_processor_dict, "items"):
-            raise ValueError(
-                f"an image processor's settings are {image_processor_dict!r:.40}, expected names and values: is "
-                "preprocessor_config.json damaged?"
-            )
+            raise ValueError(f"preprocessor_config.json holds {image_processor_dict!r:.20}, expected names and values")
         read = {name: value for name, value in image_processor_dict.items() if name in ACCEPTED}
         overrides = {name: kwargs.pop(name) for name in list(kwargs) if name in ACCEPTED}
         processor = cls(**{**known_options(read), **known_options(overrides)})
