@@ -53,12 +53,8 @@ class Options(BaseModel):
 
     def arguments(self) -> dict[str, Any]:
         """Those of `Segmenter.predict`; requests with equal ones can be computed together."""
-        return {
-            "task": self.task,
-            "threshold": self.threshold,
-            "mask_threshold": self.mask_threshold,
-            "overlap_mask_area_threshold": self.overlap,
-        }
+        fields = self.model_dump(include={"task", "threshold", "mask_threshold"})
+        return {**fields, "overlap_mask_area_threshold": self.overlap}
 
 
 class Predictor:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from maskformer.checkpoints.writing import PARTIAL, torch_file, written_whole
+from maskformer.checkpoints.writing import torch_file, written_whole
 from maskformer.training.config import TrainingConfig
 
 _STATE = "training.pt"
@@ -50,5 +50,5 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def _checkpoints(out: Path) -> list[Path]:
-    found = out.joinpath("checkpoints").glob("step-*")
-    return sorted(path for path in found if not path.name.endswith(PARTIAL) and (path / _STATE).is_file())
+    found = out.joinpath("checkpoints").glob("step-*[0-9]")  # the others are not whole
+    return sorted(path for path in found if (path / _STATE).is_file())

@@ -69,7 +69,6 @@ def rate_share(config: TrainingConfig, step: int) -> float:
     end of the warm-up, whose last step has the whole rate.
     """
     done, warm_up = step / config.steps, config.warm_up_steps
-    share = 1.0
     if config.schedule == "poly":
         share = max((1 - done) ** config.poly_power, config.final_share)
     elif config.schedule == "cosine":
