@@ -95,7 +95,11 @@ class Gate:
     async def _let_through(self, exchange: _Exchange) -> None:
         scope, house = exchange.scope, self._service.house
         if self._token is not None and scope["path"].startswith(("/v1/", "/metrics")):
-            self._check_token(scope, self._token)
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            # Compared as a whole, in a time that does not tell how much of it was right.
+            if not hmac.compare_digest(given, b"Bearer " + self._token.encode()):
+                sentence = "this service wants Authorization: Bearer TOKEN"
+                raise HTTPException(401, sentence, {"WWW-Authenticate": "Bearer"})
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return await self._app(scope, exchange.receive, exchange.answer)
         try:
@@ -105,12 +109,6 @@ class Gate:
             wait = self._service.batcher.seconds_until_room(house.inside)
             sentence = f"{house.most} requests are inside, as many as there may be: try again in {wait} seconds"
             raise HTTPException(429, sentence, {"Retry-After": str(wait)}) from None
-
-    def _check_token(self, scope: Scope, token: str) -> None:
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        # Compared as a whole, in a time that does not tell how much of it was right.
-        if not hmac.compare_digest(given, b"Bearer " + token.encode()):
-            raise HTTPException(401, "this service wants Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
 
     async def _body(self, exchange: _Exchange) -> bytes:
         limits, request = self._service.limits, Request(exchange.scope, exchange.receive)

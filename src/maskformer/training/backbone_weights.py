@@ -7,6 +7,7 @@ microsoft/swin-tiny-patch4-window7-224 or microsoft/resnet-50), whose names are 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def _part(name: str) -> str:
 
 def _read_transformers(path: Path, source: str) -> dict[str, Tensor]:
     """The weights in the files of a directory, or of an id on the hub."""
-    for pattern, read in (("*.safetensors", load_file), ("pytorch_model*.bin", _read_bin)):
+    read_bin = functools.partial(torch.load, map_location="cpu", weights_only=True)
+    for pattern, read in (("*.safetensors", load_file), ("pytorch_model*.bin", read_bin)):
         folder = path if path.is_dir() else _fetched(source, pattern)
         try:
             weights = {name: value for file in sorted(folder.glob(pattern)) for name, value in read(file).items()}
@@ -76,10 +78,6 @@ def _read_transformers(path: Path, source: str) -> dict[str, Tensor]:
         if weights:
             return weights
     raise ValueError(f"backbone_weights {source} holds no weights, expected model.safetensors in it")
-
-
-def _read_bin(file: Path) -> dict[str, Tensor]:
-    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _fetched(source: str, pattern: str) -> Path:

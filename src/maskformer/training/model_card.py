@@ -17,6 +17,12 @@ from maskformer.training.config import TrainingConfig
 from maskformer.training.recipes import resolve
 
 _SHOWN_CLASSES = 200
+_USAGE = """from maskformer import Segmenter
+
+segmenter = Segmenter.from_pretrained("{}")  # an id on the hub, or the directory of this file
+result = segmenter.predict("picture.png")[0]
+print([(segment.label, segment.score) for segment in result.segments])
+result.overlay().save("overlay.png")"""
 
 
 def build_card(config: TrainingConfig, dataset: SegmentationDataset, metrics: dict[str, Any], step: int) -> ModelCard:
@@ -50,7 +56,7 @@ def build_card(config: TrainingConfig, dataset: SegmentationDataset, metrics: di
     lines = [
         *("---", data.to_yaml(), "---", "", f"# {model_name}", ""),
         f"A MaskFormer for {dataset.task} segmentation, trained with `maskformer train`.",
-        *("", "```python", *_usage(config.push_to_hub or model_name), "```", ""),
+        *("", "```python", _USAGE.format(config.push_to_hub or model_name), "```", ""),
         *("## Data", "", f"`{data_name}` ({dataset.layout}, split {config.split}): {len(dataset)} images of"),
         *(f"{len(names)} classes: {', '.join(names[:_SHOWN_CLASSES])}{more}.", ""),
         *("## Training", "", f"{step} of {config.steps} steps of the recipe `{config.recipe}`, from {origin}."),
@@ -107,17 +113,6 @@ def push(config: TrainingConfig, directory: Path) -> str:
             f"({first_line(error)}): the same command with --resume tries it again"
         ) from error
     return f"uploaded to {repository}"
-
-
-def _usage(name: str) -> list[str]:
-    return [
-        "from maskformer import Segmenter",
-        "",
-        f'segmenter = Segmenter.from_pretrained("{name}")  # an id on the hub, or the directory of this file',
-        'result = segmenter.predict("picture.png")[0]',
-        "print([(segment.label, segment.score) for segment in result.segments])",
-        'result.overlay().save("overlay.png")',
-    ]
 
 
 def _table(numbers: dict[str, Any], config: TrainingConfig) -> list[str]:

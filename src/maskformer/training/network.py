@@ -75,7 +75,6 @@ def class_fields(config: TrainingConfig, dataset: SegmentationDataset) -> dict[s
         "label2id": {name: label for label, name in labels.items()},
         "class_weights": config.class_weights,
         "stuff_class_ids": _stuff_ids(dataset),
-        "use_auxiliary_loss": config.deep_supervision,
         "deep_supervision": config.deep_supervision,
     }
 
