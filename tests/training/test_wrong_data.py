@@ -19,7 +19,7 @@ from maskformer.training.batches import check_val_set, open_evaluation_set
 from maskformer.training.trainer import train
 
 from ..data import publishers
-from .tiny import settings
+from .tiny import save_tiny, settings
 
 
 def maps_with(root: Path, values: np.ndarray | bytes | None, which: int | None = 1, split: str = "train") -> list[str]:
@@ -164,3 +164,13 @@ def test_a_split_to_evaluate_on_that_was_asked_for_must_exist(tmp_path):
         train(settings(tmp_path / "run", "scenes", eval_split="test", **fields))
     shutil.rmtree(tmp_path / "images" / "val")
     assert open_evaluation_set(settings(tmp_path / "run", "scenes", **fields)) is None
+
+
+@pytest.mark.parametrize("content", ['{"image_mean": [0.5', "[]"])
+def test_colours_of_the_first_weights_that_cannot_be_read(tmp_path, content):
+    """They had been taken for ImageNet's."""
+    model = save_tiny(tmp_path / "first")
+    (Path(model) / "preprocessor_config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"preprocessor_config.json"):
+        train(settings(tmp_path / "run", model, steps=1))
+    assert not (tmp_path / "run").exists()

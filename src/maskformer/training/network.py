@@ -5,6 +5,7 @@ C classes.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,15 +88,21 @@ def _stuff_ids(dataset: SegmentationDataset) -> list[int] | None:
 
 
 def build_processor(config: TrainingConfig, dataset: SegmentationDataset) -> MaskFormerImageProcessor:
-    """The image processor that goes with the trained network; mean and deviation are those of the first weights."""
+    """The image processor that goes with the trained network; mean and deviation are those of the first weights.
+
+    Raises:
+        ValueError: those cannot be read.
+    """
     assert config.test_size is not None, "fit_sizes comes first"
     colors: dict[str, Any] = {}
     if config.model is not None:
+        checkpoint = resolve_checkpoint(config.model)
         try:
-            first: Any = MaskFormerImageProcessor.from_pretrained(resolve_checkpoint(config.model))
+            first: Any = MaskFormerImageProcessor.from_pretrained(checkpoint)
             colors = {"image_mean": first.image_mean, "image_std": first.image_std}
-        except OSError:
-            pass  # a model without a processor was trained with ImageNet's, as all published ones
+        except OSError as error:  # a model without a processor was trained with ImageNet's, as all published ones
+            if Path(checkpoint, "preprocessor_config.json").is_file():
+                raise ValueError(f"the preprocessor_config.json of {config.model} is damaged") from error
     return MaskFormerImageProcessor(
         size={"shortest_edge": config.test_size, "longest_edge": max(config.test_size, config.test_max_size)},
         ignore_index=ignored_label(len(dataset.categories)),
