@@ -95,7 +95,8 @@ class ClockedProcessor(MaskFormerImageProcessor):
     @classmethod
     def like(cls, processor: MaskFormerImageProcessor, pad_divisor: int = 0, *edges: Edges) -> ClockedProcessor:
         """A processor with the same settings; with `edges`, resizing and padding are the authors'."""
-        new = cls.from_dict(processor.to_dict())
+        settings = {name: value for name, value in processor.to_dict().items() if name != "image_processor_type"}
+        new = cls(**settings)
         new.edges, new.pad_divisor = edges, pad_divisor
         return new
 
